@@ -1,0 +1,41 @@
+# Every target sets up .venv by itself when it is missing or older than the lock.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test check bench bench-overlap lock clean
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+demo: $(READY)  ## two partners on loopback, end to end, on real data
+	$(BIN)/comity demo --report demo-report.html
+
+test: $(READY)  ## every test but the benchmarks
+	$(BIN)/python -m pytest -q
+
+check: $(READY)  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: bench-overlap  ## every benchmark; results are appended to benchmarks/RESULTS.md by hand, after reading them
+
+bench-overlap: $(READY)  ## overlap against SecretFlow's ECDH PSI, both in the same run
+	$(BIN)/python benchmarks/overlap.py
+
+lock: $(READY)  ## resolve pyproject.toml again, with hashes (needs uv)
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --extra fast --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist demo-report.html
+	find . -name __pycache__ -prune -exec rm -rf {} +

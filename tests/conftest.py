@@ -1,0 +1,119 @@
+"""Fixtures every room shares: real databases, nothing faked.
+
+`engine` is parametrised over SQLite and a real PostgreSQL. `COMITY_TEST_POSTGRES_URL` names a server to
+use; without it a private cluster is started from the installed server package on a free port. Where
+neither is there the PostgreSQL half is skipped on a developer's machine and fails in CI.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "house", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("house")
+
+
+def _postgres_bin() -> Path | None:
+    candidates = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[-2]), reverse=True)
+    for folder in candidates:
+        if (Path(folder) / "initdb").exists():
+            return Path(folder)
+    found = shutil.which("initdb")
+    return Path(found).parent if found else None
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL server (maintenance database) owned by this test run."""
+    given = os.environ.get("COMITY_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    folder = _postgres_bin()
+    if folder is None:
+        message = "no PostgreSQL server: set COMITY_TEST_POSTGRES_URL or install the postgresql package"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    # PostgreSQL refuses to run as root, so a root test run hands the cluster to an unprivileged user.
+    as_user: dict[str, object] = {}
+    home = Path(tempfile.mkdtemp(prefix="comity-pg-"))
+    if os.geteuid() == 0:
+        import pwd
+
+        account = next(
+            (pwd.getpwnam(n) for n in ("postgres", "nobody") if n in {p.pw_name for p in pwd.getpwall()}), None
+        )
+        if account is None:
+            pytest.fail("running as root and no unprivileged account to run PostgreSQL as")
+        os.chown(home, account.pw_uid, account.pw_gid)
+        as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    data, port = home / "data", _free_port()
+    run = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": home, **as_user}
+    subprocess.run([folder / "initdb", "-D", data, "-U", "comity", "-A", "trust", "-E", "UTF8", "--locale=C"], **run)  # type: ignore[call-overload]
+    server = subprocess.Popen(
+        [folder / "postgres", "-D", data, "-p", str(port), "-k", home, "-h", "127.0.0.1", "-c", "fsync=on"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=home, **as_user,  # type: ignore[call-overload]
+    )  # fmt: skip
+    url = f"postgresql+psycopg://comity@127.0.0.1:{port}/postgres"
+    try:
+        probe = sa.create_engine(url)
+        for _ in range(200):
+            try:
+                with probe.connect():
+                    break
+            except sa.exc.OperationalError:
+                time.sleep(0.05)
+        else:
+            pytest.fail("the private PostgreSQL did not come up")
+        probe.dispose()
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database; a storage test that takes it runs on both engines."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'comity.db'}"
+        return
+    maintenance = sa.create_engine(request.getfixturevalue("postgres_url"), isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+    with maintenance.connect() as c:
+        c.execute(sa.text(f'CREATE DATABASE "{name}"'))
+    yield str(maintenance.url.set(database=name).render_as_string(hide_password=False))
+    with maintenance.connect() as c:
+        c.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    maintenance.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """An SQLAlchemy engine on an empty database, once per engine kind."""
+    e = sa.create_engine(database_url)
+    yield e
+    e.dispose()
