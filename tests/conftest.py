@@ -7,7 +7,6 @@ neither is there the PostgreSQL half is skipped on a developer's machine and fai
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import socket
@@ -29,10 +28,13 @@ settings.load_profile("house")
 
 
 def _postgres_bin() -> Path | None:
-    candidates = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[-2]), reverse=True)
-    for folder in candidates:
-        if (Path(folder) / "initdb").exists():
-            return Path(folder)
+    installed = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda p: int(p.parent.parent.name),
+        reverse=True,
+    )
+    if installed:
+        return installed[0].parent
     found = shutil.which("initdb")
     return Path(found).parent if found else None
 
@@ -63,19 +65,20 @@ def postgres_url() -> Iterator[str]:
         import pwd
 
         account = next(
-            (pwd.getpwnam(n) for n in ("postgres", "nobody") if n in {p.pw_name for p in pwd.getpwall()}), None
+            (pwd.getpwnam(n) for n in ("postgres", "nobody") if n in {p.pw_name for p in pwd.getpwall()}),
+            None,
         )
         if account is None:
             pytest.fail("running as root and no unprivileged account to run PostgreSQL as")
         os.chown(home, account.pw_uid, account.pw_gid)
         as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     data, port = home / "data", _free_port()
-    run = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": home, **as_user}
-    subprocess.run([folder / "initdb", "-D", data, "-U", "comity", "-A", "trust", "-E", "UTF8", "--locale=C"], **run)  # type: ignore[call-overload]
+    where = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": home, **as_user}
+    initdb = [folder / "initdb", "-D", data, "-U", "comity", "-A", "trust", "-E", "UTF8", "--locale=C"]
+    subprocess.run(initdb, check=True, **where)
     server = subprocess.Popen(
-        [folder / "postgres", "-D", data, "-p", str(port), "-k", home, "-h", "127.0.0.1", "-c", "fsync=on"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=home, **as_user,  # type: ignore[call-overload]
-    )  # fmt: skip
+        [folder / "postgres", "-D", data, "-p", str(port), "-k", home, "-h", "127.0.0.1"], **where
+    )
     url = f"postgresql+psycopg://comity@127.0.0.1:{port}/postgres"
     try:
         probe = sa.create_engine(url)
