@@ -1,0 +1,101 @@
+"""What can go wrong in the clean room, as branches of the family tree in `privacy.errors`.
+
+ComityError
+├── Misuse
+│   ├── EngineUnavailable   an engine was named that this processor or installation cannot run
+│   └── IllegalStep         a protocol step, or a job transition, that its table does not have
+├── Refused
+│   ├── BudgetExhausted
+│   ├── InputBelowMinimum   too few people went in, on either side
+│   ├── DifferencingRisk    the question differs too little from an earlier one
+│   ├── RuleMismatch        the partners hold different collaborations
+│   ├── ProfileMismatch     the partners normalise identifiers differently
+│   ├── ConsentStale        the consent evidence is older than the lease allows
+│   └── BoundsExceeded      a sum could leave the range in which it is exact
+├── PeerViolation
+├── PeerUnreachable
+├── Tampered
+└── StorageError
+"""
+
+from __future__ import annotations
+
+from privacy.errors import (
+    BadInput,
+    BudgetExhausted,
+    ComityError,
+    Misuse,
+    PeerUnreachable,
+    PeerViolation,
+    Refused,
+    StorageError,
+    Tampered,
+)
+
+__all__ = [
+    "BadInput",
+    "BoundsExceeded",
+    "BudgetExhausted",
+    "ComityError",
+    "ConsentStale",
+    "DifferencingRisk",
+    "EngineUnavailable",
+    "IllegalStep",
+    "InputBelowMinimum",
+    "Misuse",
+    "PeerUnreachable",
+    "PeerViolation",
+    "ProfileMismatch",
+    "Refused",
+    "RuleMismatch",
+    "StorageError",
+    "Tampered",
+]
+
+
+class EngineUnavailable(Misuse):
+    """A blinding engine was named that this processor or installation cannot run."""
+
+    code = "engine_unavailable"
+
+
+class IllegalStep(Misuse):
+    """This node tried a step that the protocol, or the life of a job, does not have. Nothing changed."""
+
+    code = "illegal_step"
+
+
+class InputBelowMinimum(Refused):
+    """Fewer people went in than the collaboration allows."""
+
+    code = "input_below_minimum"
+
+
+class DifferencingRisk(Refused):
+    """The question differs from an earlier one by so few people that the pair would single them out."""
+
+    code = "differencing_risk"
+
+
+class RuleMismatch(Refused):
+    """The two partners hold different versions of the collaboration."""
+
+    code = "rule_mismatch"
+
+
+class ProfileMismatch(Refused):
+    """The two partners would normalise identifiers differently, and so never match."""
+
+    code = "profile_mismatch"
+
+
+class ConsentStale(Refused):
+    """The consent evidence offered is older than the collaboration's lease."""
+
+    code = "consent_stale"
+
+
+class BoundsExceeded(Refused):
+    """Rows times clip bound could leave the range in which the encrypted sum is exact."""
+
+    code = "bounds_exceeded"

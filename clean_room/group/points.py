@@ -1,0 +1,125 @@
+"""Sets of points as flat buffers: n · 32 bytes whole, n · 16 truncated; no object per point.
+
+A `Points` never copies what it is given, so a million points arriving in one message stay where the
+message is. Whatever rearranges (take, concat, truncated) makes one new buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clean_room.errors import Misuse
+
+__all__ = ["TRUNCATED", "WHOLE", "Buffer", "Points", "Random", "join", "permutation"]
+
+WHOLE = 32
+"""Bytes of a u-coordinate, little-endian (RFC 7748, section 5)."""
+TRUNCATED = 16
+"""Bytes kept of a doubly blinded point: 10⁶ · 10⁶ pairs of strangers collide with probability 2⁻⁸⁸."""
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Random: TypeAlias = Callable[[int], bytes]
+"""A source of n random bytes, `os.urandom` but in tests."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """A sequence of points (or truncated points) in one flat buffer.
+
+    `buffer` holds `len(self)` · `width` bytes; `width` is 32 or 16. Equality compares contents.
+    """
+
+    buffer: Buffer = field(repr=False)
+    width: int = WHOLE
+
+    def __post_init__(self) -> None:
+        if self.width not in (WHOLE, TRUNCATED):
+            raise Misuse("A point is 32 bytes wide, or 16 truncated.")
+        if memoryview(self.buffer).nbytes % self.width:
+            raise Misuse("The buffer does not hold a whole number of points.")
+
+    def __len__(self) -> int:
+        return memoryview(self.buffer).nbytes // self.width
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Points):
+            return NotImplemented
+        return self.width == other.width and memoryview(self.buffer) == memoryview(other.buffer)
+
+    def __hash__(self) -> int:
+        return hash((self.width, bytes(self.buffer)))
+
+    @classmethod
+    def concat(cls, parts: Iterable[Points], width: int = WHOLE) -> Points:
+        """All `parts` (each `width` wide) end to end."""
+        listed = list(parts)
+        if any(part.width != width for part in listed):
+            raise Misuse("Points of different widths cannot be joined.")
+        return cls(b"".join(part.buffer for part in listed), width)
+
+    @property
+    def count(self) -> int:
+        """How many points there are."""
+        return len(self)
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """A read-only view, shape (n, width), dtype uint8."""
+        view = np.frombuffer(self.buffer, dtype=np.uint8).reshape(-1, self.width)
+        view.flags.writeable = False
+        return view
+
+    @property
+    def column(self) -> pa.FixedSizeBinaryArray:
+        """The same bytes as an Arrow column of `fixed_size_binary(width)`, without a copy."""
+        return pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(self.width), len(self), [None, pa.py_buffer(self.buffer)]
+        )
+
+    def take(self, indices: npt.NDArray[np.integer]) -> Points:
+        """The points at `indices`, in that order; one copy. With a permutation: a shuffle."""
+        if not len(indices):
+            return Points(b"", self.width)
+        return Points(np.take(self.array, indices, axis=0).data.cast("B"), self.width)
+
+    def slice(self, start: int, stop: int) -> Points:
+        """Points `start` to `stop`, without a copy."""
+        return Points(memoryview(self.buffer)[start * self.width : stop * self.width], self.width)
+
+    def truncated(self) -> Points:
+        """The first 16 bytes (the low bits of u) of every point."""
+        if self.width == TRUNCATED:
+            return self
+        if not len(self):
+            return Points(b"", TRUNCATED)
+        return Points(np.ascontiguousarray(self.array[:, :TRUNCATED]).data.cast("B"), TRUNCATED)
+
+    def distinct(self) -> bool:
+        """Whether no point occurs twice."""
+        return len(self) < 2 or pc.count_distinct(self.column).as_py() == len(self)
+
+
+def join(needles: Points, haystack: Points) -> npt.NDArray[np.int64]:
+    """For every needle its first position in `haystack`, or −1. Shape (len(needles),), int64. A hash join."""
+    if needles.width != haystack.width:
+        raise Misuse("Points of different widths cannot be joined.")
+    if not len(needles) or not len(haystack):
+        return np.full(len(needles), -1, dtype=np.int64)
+    found = pc.index_in(needles.column, value_set=haystack.column)
+    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def permutation(n: int, random: Random) -> npt.NDArray[np.int64]:
+    """A uniformly random order of n things, drawn from `random`: sort by 16 random bytes each.
+
+    Two equal sort keys would bias the order; for n = 10⁹ that happens with probability 2⁻⁶⁹.
+    """
+    keys = np.frombuffer(random(16 * n), dtype=np.uint64).reshape(-1, 2)
+    return np.lexsort((keys[:, 0], keys[:, 1])).astype(np.int64, copy=False)

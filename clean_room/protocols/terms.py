@@ -1,0 +1,233 @@
+"""What the two sides agree on before anything is computed: one type a protocol, one byte form each.
+
+The byte form is RFC 8785 JSON, so both sides hash the same bytes; it travels inside the signed offer.
+Which type it is decides what the analyst will learn; there is no flag that widens it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import rfc8785
+
+from clean_room.errors import Misuse, PeerViolation
+
+__all__ = ["AlignTerms", "ColumnTerms", "MeasureTerms", "OverlapTerms", "Padding", "Terms", "parse_terms"]
+
+MAX_SEGMENTS = 256
+MAX_CELLS = 4096
+MAX_COLUMNS = 16
+MAX_DUMMIES = 100_000
+_MAX_TEXT = 256
+_MAX_BYTES = 1 << 20
+
+
+def _text(name: str, value: object, *, empty: bool = False) -> None:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT or not (value or empty):
+        raise Misuse(f"The terms' {name} must be 1 to {_MAX_TEXT} characters of text.")
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise Misuse(f"The terms' {name} must be a whole number from {low} to {high}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Size classes: a list is filled up with random points to the next class, so its size says little.
+
+    From `minimum` up there are `steps` classes between one power of two and the next: the cost is at most
+    1/steps of the list (3 % on average with 16), and a size is known only to within that.
+    """
+
+    minimum: int = 256
+    steps: int = 16
+
+    def __post_init__(self) -> None:
+        _whole("padding minimum", self.minimum, 1, 1 << 24)
+        _whole("padding steps", self.steps, 1, 1 << 16)
+
+    def padded(self, n: int) -> int:
+        """The class of a list of `n` rows: the smallest class that is not below it."""
+        if n <= self.minimum:
+            return self.minimum
+        step = max((1 << ((n - 1).bit_length() - 1)) // self.steps, 1)
+        return -(-n // step) * step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What every private join agrees on. Names are the collaboration's; `rules` its hash (hex).
+
+    `kind` and `profile` say which identifier is joined and how it is normalised (privacy.identifiers).
+    """
+
+    PROTOCOL: ClassVar[str] = ""
+
+    job: str
+    purpose: str
+    analyst: str
+    contributor: str
+    kind: str = "email"
+    profile: str = "comity-1"
+    collaboration: str = ""
+    rules: str = ""
+    analyst_dataset: str = ""
+    contributor_dataset: str = ""
+    padding: Padding = Padding()
+
+    def __post_init__(self) -> None:
+        for name in ("job", "purpose", "analyst", "contributor", "kind", "profile"):
+            _text(name, getattr(self, name))
+        for name in ("collaboration", "rules", "analyst_dataset", "contributor_dataset"):
+            _text(name, getattr(self, name), empty=True)
+        if not isinstance(self.padding, Padding):
+            raise Misuse("The terms' padding must be a Padding.")
+
+    @property
+    def groups(self) -> tuple[int, int]:
+        """How many lists each side sends: (analyst's, contributor's)."""
+        return 1, 1
+
+    @property
+    def dummies_per_cell(self) -> int:
+        """Dummies the contributor mixes in, a cell."""
+        return 0
+
+    def to_bytes(self) -> bytes:
+        """RFC 8785 JSON with a `protocol` member."""
+        return rfc8785.dumps({**asdict(self), "protocol": self.PROTOCOL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapTerms(Terms):
+    """`overlap`: the analyst learns a noisy size of the intersection for every cell.
+
+    A cell is an analyst segment × a contributor segment. `dummies` is D: per cell, even; a cell's count
+    comes out shifted by k − D/2, where 0 ≤ k ≤ D is the contributor's noise. `epsilon` and `delta` say
+    what the contributor charges for it; drawing k accordingly is the caller's part (privacy.noise).
+    """
+
+    PROTOCOL: ClassVar[str] = "overlap/1"
+
+    analyst_segments: tuple[str, ...] = ("all",)
+    contributor_segments: tuple[str, ...] = ("all",)
+    dummies: int = 0
+    epsilon: float = 0.0
+    delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super(OverlapTerms, self).__post_init__()
+        for name in ("analyst_segments", "contributor_segments"):
+            labels = getattr(self, name)
+            if not isinstance(labels, tuple) or not 1 <= len(labels) <= MAX_SEGMENTS:
+                raise Misuse(f"The terms' {name} must be a tuple of 1 to {MAX_SEGMENTS} labels.")
+            for label in labels:
+                _text(name, label)
+            if len(set(labels)) != len(labels):
+                raise Misuse(f"The terms' {name} name a segment twice.")
+        if len(self.analyst_segments) * len(self.contributor_segments) > MAX_CELLS:
+            raise Misuse(f"The terms have more than {MAX_CELLS} cells.")
+        _whole("dummies", self.dummies, 0, MAX_DUMMIES)
+        if self.dummies % 2:
+            raise Misuse("The terms' dummies must be even: the noise is centred at half of them.")
+        for name in ("epsilon", "delta"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < math.inf:
+                raise Misuse(f"The terms' {name} must be a number, 0 or more.")
+
+    @property
+    def groups(self) -> tuple[int, int]:
+        """Number of segments on each side."""
+        return len(self.analyst_segments), len(self.contributor_segments)
+
+    @property
+    def dummies_per_cell(self) -> int:
+        """D."""
+        return self.dummies
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnTerms:
+    """One summed column: fixed-point integers clipped to lower … upper; value = integer / scale."""
+
+    name: str
+    lower: int
+    upper: int
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        _text("column name", self.name)
+        _whole("column bounds", self.lower, -(1 << 40), 1 << 40)
+        _whole("column bounds", self.upper, self.lower, 1 << 40)
+        _whole("column scale", self.scale, 1, 1 << 40)
+
+    @property
+    def magnitude(self) -> int:
+        """The largest absolute value a row can add."""
+        return max(abs(self.lower), abs(self.upper))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureTerms(OverlapTerms):
+    """`measure`: besides the counts, a noisy sum of every column over every cell."""
+
+    PROTOCOL: ClassVar[str] = "measure/1"
+
+    columns: tuple[ColumnTerms, ...] = ()
+
+    def __post_init__(self) -> None:
+        super(MeasureTerms, self).__post_init__()
+        if not isinstance(self.columns, tuple) or not 1 <= len(self.columns) <= MAX_COLUMNS:
+            raise Misuse(f"The terms' columns must be a tuple of 1 to {MAX_COLUMNS} ColumnTerms.")
+        if len({column.name for column in self.columns}) != len(self.columns):
+            raise Misuse("The terms name a column twice.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignTerms(Terms):
+    """`align`: both sides learn which of their rows are shared, and a shared random id for each."""
+
+    PROTOCOL: ClassVar[str] = "align/1"
+
+
+_TYPES: dict[str, type[Terms]] = {t.PROTOCOL: t for t in (OverlapTerms, MeasureTerms, AlignTerms)}
+
+
+def _rebuild(kind: type[Any], members: object) -> Any:
+    if not isinstance(members, dict) or set(members) != {f.name for f in fields(kind)}:
+        raise PeerViolation("The terms do not have exactly the members their protocol needs.")
+    values: dict[str, Any] = dict(members)
+    if "padding" in values:
+        values["padding"] = _rebuild(Padding, values["padding"])
+    for name in ("analyst_segments", "contributor_segments", "columns"):
+        if name in values:
+            if not isinstance(values[name], list):
+                raise PeerViolation(f"The terms' {name} is not a list.")
+            values[name] = tuple(values[name])
+    if "columns" in values:
+        values["columns"] = tuple(_rebuild(ColumnTerms, column) for column in values["columns"])
+    return kind(**values)
+
+
+def parse_terms(data: bytes) -> Terms:
+    """Read terms back from a partner's bytes. Anything but exactly what `to_bytes` writes: PeerViolation."""
+    if len(data) > _MAX_BYTES:
+        raise PeerViolation("The terms are too long.")
+    try:
+        members = json.loads(bytes(data))
+        kind = _TYPES[members.pop("protocol")]
+        terms = _rebuild(kind, members)
+        again = terms.to_bytes()
+    except PeerViolation:
+        raise
+    except (Misuse, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        # Our own checks name the field and never the value; a decoder's message may quote the input.
+        why = error.detail if isinstance(error, Misuse) else "The terms cannot be read."
+        raise PeerViolation(why) from None
+    if again != bytes(data):
+        raise PeerViolation("The terms are not in canonical form.")
+    return terms  # type: ignore[no-any-return]
