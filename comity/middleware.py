@@ -1,0 +1,203 @@
+"""What happens to every request on its way in and out, as plain ASGI.
+
+From the outside in: `SignedAnswers` signs answers to partners; `RequestContext` gives the request an id,
+logs and counts it, and turns the unexpected into a 500 that tells nothing; `BodyLimit` refuses bodies that
+are too large before anybody reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from http_message_signatures import HTTPMessageSignaturesException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from comity.errors import RequestTooLarge
+from comity.identity import SignedRequest
+from comity.logs import error_place, log
+from comity.metrics import Metrics
+from comity.problems import CONTENT_TYPE, problem
+from privacy.errors import ComityError
+
+__all__ = ["PEER_PREFIX", "BodyLimit", "RequestContext", "SignedAnswers", "send_problem"]
+
+PEER_PREFIX = "/v1/peer/"
+
+SignAnswer = Callable[[SignedRequest, int, str, bytes], dict[str, str]]
+
+
+async def send_problem(send: Send, error: ComityError, scope: Scope) -> None:
+    """Send the problem document of an error as the whole answer."""
+    document = problem(
+        error, instance=_instance(scope), from_partner=str(scope["path"]).startswith(PEER_PREFIX)
+    )
+    body = json.dumps(document).encode()
+    headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": document["status"], "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _instance(scope: Scope) -> str:
+    request_id = scope.get("state", {}).get("request_id")
+    return f"urn:uuid:{request_id}" if request_id else ""
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
+class RequestContext:
+    """Request id, log line, metrics, and the last net under every handler."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id, started, status = str(uuid.uuid4()), time.perf_counter(), 0
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {
+                    **message,
+                    "headers": [*message["headers"], (b"x-request-id", request_id.encode())],
+                }
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except (
+                Exception
+            ) as error:  # the one place that may: nothing else stands between it and the caller
+                log.error("unexpected error", error=type(error).__name__, at=error_place(error))
+                if status:
+                    raise
+                await send_problem(send_with_id, _unexpected(), scope)
+            finally:
+                seconds = time.perf_counter() - started
+                # The template, not the path: a path can hold what it asks about.
+                route = getattr(scope.get("route"), "path", "unrouted")
+                self.metrics.request(scope["method"], route, status, seconds)
+                log.info(
+                    "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
+                )
+
+
+def _unexpected() -> ComityError:
+    return ComityError(
+        "The node met an error it did not expect; its log has the details under this request's id.",
+        advice="Report it if it happens again.",
+    )
+
+
+class BodyLimit:
+    """Refuses a body over `limit` bytes with 413, by its declared length or, if undeclared, while reading."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = _header(scope, b"content-length")
+        if declared is not None:
+            if not declared.isdigit() or int(declared) > self.limit:
+                await send_problem(send, self._refusal(), scope)
+                return
+            await self.app(scope, receive, send)
+            return
+        received = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            received += message.get("body", b"")
+            if len(received) > self.limit:
+                await send_problem(send, self._refusal(), scope)
+                return
+            if not message.get("more_body", False):
+                break
+        whole: list[Message] = [{"type": "http.request", "body": bytes(received), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)
+
+    def _refusal(self) -> RequestTooLarge:
+        return RequestTooLarge(
+            f"This node accepts bodies of up to {self.limit} bytes.",
+            advice="Send it in smaller parts, or raise [server] max_body_bytes.",
+        )
+
+
+class SignedAnswers:
+    """Signs every whole answer to a request that came signed; such an answer cannot be moved or changed."""
+
+    def __init__(self, app: ASGIApp, sign: SignAnswer, public_url: str) -> None:
+        self.app = app
+        self.sign = sign
+        self.public_url = public_url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] != "http"
+            or not str(scope["path"]).startswith(PEER_PREFIX)
+            or _header(scope, b"signature") is None
+        ):
+            await self.app(scope, receive, send)
+            return
+        start: Message = {}
+        body = bytearray()
+
+        async def hold(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body.extend(message.get("body", b""))
+            if not message.get("more_body", False):
+                await self._release(scope, start, bytes(body), send)
+
+        await self.app(scope, receive, hold)
+
+    async def _release(self, scope: Scope, start: Message, body: bytes, send: Send) -> None:
+        headers: list[tuple[bytes, bytes]] = [
+            (key.lower(), value) for key, value in start["headers"] if key.lower() != b"content-length"
+        ]
+        kind = next((value for key, value in headers if key == b"content-type"), None)
+        if kind is None:
+            kind = b"application/octet-stream"
+            headers.append((b"content-type", kind))
+        if start["status"] not in (204, 304):
+            headers.append((b"content-length", str(len(body)).encode()))
+        try:
+            added = self.sign(self._request(scope), start["status"], kind.decode("latin-1"), body)
+        except (HTTPMessageSignaturesException, ValueError):
+            added = {}  # the request's own parts cannot be covered: it was refused, and goes back unsigned
+        headers += [(key.encode(), value.encode()) for key, value in added.items()]
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _request(self, scope: Scope) -> SignedRequest:
+        raw: Any = scope.get("raw_path") or str(scope["path"]).encode()
+        query = scope.get("query_string", b"")
+        target = raw.decode("ascii") + (f"?{query.decode('ascii')}" if query else "")
+        signature = _header(scope, b"signature") or b""
+        return SignedRequest(
+            scope["method"], self.public_url + target, {"signature": signature.decode("latin-1")}
+        )

@@ -1,0 +1,19 @@
+"""Run by Alembic. The connection comes from `comity.database`; there is no URL to configure here."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from comity.database import all_metadata
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=all_metadata(),
+    render_as_batch=True,
+    compare_type=True,
+    compare_server_default=True,
+    transaction_per_migration=False,
+)
+with context.begin_transaction():
+    context.run_migrations()
