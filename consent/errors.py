@@ -1,0 +1,110 @@
+"""What the consent room raises on purpose.
+
+    Misuse          UnknownPurpose, UnknownPartner, UnknownReceipt
+    BadInput        TooLarge
+    Refused         ConsentStale, MemberPresent
+    PeerViolation   FeedGap, FeedConflict
+    Tampered        InvalidProof, InvalidNote, RolledBack
+    StorageError    HeadMoved
+
+Messages name the rule, the place and the position; they never hold an identifier or a payload.
+"""
+
+from __future__ import annotations
+
+from privacy.errors import BadInput, Misuse, PeerViolation, Refused, StorageError, Tampered
+
+__all__ = [
+    "ConsentStale",
+    "FeedConflict",
+    "FeedGap",
+    "HeadMoved",
+    "InvalidNote",
+    "InvalidProof",
+    "MemberPresent",
+    "RolledBack",
+    "TooLarge",
+    "UnknownPartner",
+    "UnknownPurpose",
+    "UnknownReceipt",
+]
+
+
+class UnknownPurpose(Misuse):
+    """A purpose, or a version of the purpose tree, that the published policy does not hold."""
+
+    code = "unknown_purpose"
+
+
+class UnknownPartner(Misuse):
+    """No partner of that name has joined this ledger."""
+
+    code = "unknown_partner"
+
+
+class UnknownReceipt(Misuse):
+    """No use receipt of that id is recorded here."""
+
+    code = "unknown_receipt"
+
+
+class TooLarge(BadInput):
+    """The request is larger than this node reads."""
+
+    code = "too_large"
+
+
+class ConsentStale(Refused):
+    """Nobody in the input may be used for this purpose with this partner now."""
+
+    code = "consent_stale"
+
+
+class MemberPresent(Refused):
+    """An absence proof was asked for somebody who is in the set."""
+
+    code = "member_present"
+
+
+class FeedGap(PeerViolation):
+    """A partner's feed message does not continue what was received before.
+
+    `expected` is the sequence number, `size` the partner's tree size, to continue from.
+    """
+
+    code = "feed_gap"
+
+    def __init__(self, detail: str, *, expected: int, size: int) -> None:
+        super().__init__(detail, advice="Resend from the position given in this answer.")
+        self.expected = expected
+        self.size = size
+
+
+class FeedConflict(PeerViolation):
+    """A partner sent two different messages under one sequence number."""
+
+    code = "feed_conflict"
+
+
+class InvalidProof(Tampered):
+    """A Merkle proof does not lead to the root it was given for."""
+
+    code = "invalid_proof"
+
+
+class InvalidNote(Tampered):
+    """A signed note is malformed, or no trusted key has signed it."""
+
+    code = "invalid_note"
+
+
+class RolledBack(Tampered):
+    """The database holds less (or other) history than has already been signed and published."""
+
+    code = "rolled_back"
+
+
+class HeadMoved(StorageError):
+    """Another writer appended first; nothing of this batch was written."""
+
+    code = "head_moved"

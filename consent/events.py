@@ -1,0 +1,173 @@
+"""What can happen in the ledger, and the payload that records it.
+
+Field names of a payload map onto ISO/IEC TS 27560 and the W3C Data Privacy Vocabulary. A payload says
+nothing by which a stranger could recognise anybody: the subject is a random handle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+from consent.encoding import canonical_flat, canonical_json, render_time
+from consent.errors import TooLarge
+from privacy.errors import BadInput
+
+__all__ = ["EVERY_PARTNER", "GRANTING", "RESTRICTING", "Event", "EventType", "Identifier", "grant", "refuse", "withdraw"]
+
+EVERY_PARTNER = "*"
+MAX_PAYLOAD = 16 * 1024  # bytes
+MAX_IDENTIFIERS = 8
+MAX_IDENTIFIER = 512  # bytes of canonical form
+
+_PURPOSE = re.compile(r"\*|[a-z][a-z0-9_]{0,31}(?:\.[a-z][a-z0-9_]{0,31}){0,7}", re.ASCII)
+_PARTNER = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+_WORD = re.compile(r"[a-z][a-z0-9_.:-]{0,63}", re.ASCII)
+
+
+class EventType(StrEnum):
+    """Every type of entry; the names are what stands in the log."""
+
+    POLICY_PUBLISHED = "policy.published"
+    NOTICE_PRESENTED = "notice.presented"
+    GRANTED = "consent.granted"
+    REFUSED = "consent.refused"
+    WITHDRAWN = "consent.withdrawn"
+    RENEWED = "consent.renewed"
+    EXPIRED = "consent.expired"
+    INVALIDATED = "consent.invalidated"
+    OBJECTION = "objection"
+    SIGNAL_RECEIVED = "signal.received"
+    SHARE_AUTHORISED = "share.authorised"
+    PARTNER_JOINED = "partner.joined"
+    PARTNER_REMOVED = "partner.removed"
+    PARTNER_KEY_ROTATED = "partner.key_rotated"
+    DELIVERY_ACK = "delivery.ack"
+    USE_RECEIPT = "use.receipt"
+    ERASURE_REQUESTED = "erasure.requested"
+    ERASURE_COMPLETED = "erasure.completed"
+    ERASURE_HELD = "erasure.held"
+    SUBJECT_MERGED = "subject.merged"
+    SUBJECT_REKEYED = "subject.rekeyed"
+    RESTORE_PERFORMED = "restore.performed"
+    CORRECTION = "correction"
+    AUDIT = "audit.recorded"
+
+
+GRANTING = frozenset({EventType.GRANTED, EventType.RENEWED})
+RESTRICTING = frozenset(
+    {EventType.REFUSED, EventType.WITHDRAWN, EventType.EXPIRED, EventType.INVALIDATED, EventType.OBJECTION}
+)
+
+
+class Identifier(NamedTuple):
+    """A canonical identifier (`privacy.identifiers.canonical`) and its kind."""
+
+    kind: str
+    canonical: bytes
+
+    def __repr__(self) -> str:
+        return f"Identifier(kind={self.kind!r})"
+
+
+@lru_cache(4096)
+def _known(pattern: re.Pattern[str], text: str) -> bool:
+    return pattern.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a person decided (or had decided for them) about one purpose and one partner.
+
+    `identifiers` are canonical; all of them are taken to be the same person's. `purpose_version` defaults
+    to the published policy's, `effective_at` to the moment of recording. `actor` is who acted (subject,
+    guardian, agent, partner, authority, controller), `method` how it was collected, `basis` the legal
+    basis. `details` adds further JSON fields to the payload. Raises BadInput for anything malformed.
+    """
+
+    type: EventType
+    identifiers: tuple[Identifier, ...] = field(repr=False)
+    purpose: str
+    partner: str = EVERY_PARTNER
+    purpose_version: int | None = None
+    effective_at: datetime | None = None
+    expires_at: datetime | None = None
+    actor: str = "subject"
+    method: str = "api"
+    basis: str = "consent"
+    details: Mapping[str, object] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.type not in GRANTING and self.type not in RESTRICTING:
+            raise BadInput("This type of event is not a decision of a person.")
+        if not 1 <= len(self.identifiers) <= MAX_IDENTIFIERS:
+            raise BadInput(f"An event is about one person, by 1 to {MAX_IDENTIFIERS} identifiers.")
+        for kind, canonical in self.identifiers:
+            if not _known(_KIND, kind) or not 1 <= len(canonical) <= MAX_IDENTIFIER:
+                raise BadInput("An identifier needs a kind and at most 512 bytes of canonical form.")
+        if not _known(_PURPOSE, self.purpose):
+            raise BadInput("A purpose is written in dotted lower-case names.")
+        if not _known(_PARTNER, self.partner):
+            raise BadInput("A partner's name is up to 128 letters, digits and . _ : / -, or * for all.")
+        if not (_known(_WORD, self.actor) and _known(_WORD, self.method) and _known(_WORD, self.basis)):
+            raise BadInput("Actor, method and basis are short lower-case words.")
+        if self.purpose == "*" and self.type in GRANTING:
+            raise BadInput("A grant names its purpose; * can only be withdrawn or refused.")
+        if self.expires_at is not None and self.type not in GRANTING:
+            raise BadInput("Only a grant expires.")
+
+
+def _make(type_: EventType, identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    return Event(type_, tuple(Identifier(*i) for i in identifiers), purpose, **fields)  # type: ignore[arg-type]
+
+
+def grant(identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    """The person agrees to `purpose`; `fields` as in `Event`."""
+    return _make(EventType.GRANTED, identifiers, purpose, **fields)
+
+
+def refuse(identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    """The person was asked and said no."""
+    return _make(EventType.REFUSED, identifiers, purpose, **fields)
+
+
+def withdraw(identifiers: Sequence[tuple[str, bytes]], purpose: str = "*", **fields: object) -> Event:
+    """The person takes an agreement back, or opts out of what they were never asked about."""
+    return _make(EventType.WITHDRAWN, identifiers, purpose, **fields)
+
+
+def decision_payload(event: Event, subject: str, version: int, effective: int, expires: int | None) -> bytes:
+    """Canonical payload of a decision. `subject` is a hex handle; times are microseconds."""
+    body: dict[str, object] = {
+        "v": 1,
+        "subject": subject,
+        "purpose": event.purpose,
+        "purpose_version": version,
+        "partner": event.partner,
+        "effective_at": render_time(effective),
+        "actor": event.actor,
+        "method": event.method,
+        "basis": event.basis,
+    }
+    if expires is not None:
+        body["expires_at"] = render_time(expires)
+    if event.details is None:
+        return canonical_flat(body)
+    payload = canonical_json({**event.details, **body})
+    if len(payload) > MAX_PAYLOAD:
+        raise TooLarge(f"The payload of an event is at most {MAX_PAYLOAD} bytes.")
+    return payload
+
+
+def system_payload(effective: int, fields: Mapping[str, object]) -> bytes:
+    """Canonical payload of an event that is about no single person."""
+    payload = canonical_json({**fields, "v": 1, "effective_at": render_time(effective)})
+    if len(payload) > 64 * MAX_PAYLOAD:
+        raise TooLarge("The payload of an event is too large.")
+    return payload

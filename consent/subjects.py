@@ -1,0 +1,163 @@
+"""Subjects: random handles, keyed lookups, and the key under which a person's payloads are sealed.
+
+    lookup(kind, canonical)  = HMAC-SHA256(K_lookup, kind ‖ 0x00 ‖ canonical)     → handle, in this node only
+    pseudonym                = HMAC-SHA256(K_pair, kind ‖ 0x00 ‖ canonical)       toward one partner
+
+A plain hash of an e-mail address or telephone number can be guessed, so none is stored or sent. Each
+subject has a key of its own, wrapped by the key ring; destroying it destroys every payload and salt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from hmac import compare_digest
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from consent.encoding import SALT_SIZE
+from consent.events import Identifier
+from privacy.errors import Tampered
+from privacy.keys import KeyRing
+
+__all__ = ["HANDLE_SIZE", "KeyedHash", "SubjectVault", "pair_pseudonyms"]
+
+HANDLE_SIZE = 16
+KEY_SIZE = 32
+_SEAL_VERSION = b"\x01"
+_BLOCK = 64
+
+Opening = tuple[bytes, bytes]
+"""(salt, payload): what a leaf's commitment opens to."""
+
+
+class KeyedHash:
+    """HMAC-SHA256 (RFC 2104) under one key for one kind, with both pads hashed once.
+
+    Twice as fast per message as `hmac.digest`, which a gate over a million rows feels.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes, kind: str) -> None:
+        padded = (key if len(key) <= _BLOCK else sha256(key).digest()).ljust(_BLOCK, b"\x00")
+        self._inner = sha256(bytes(b ^ 0x36 for b in padded) + kind.encode() + b"\x00")
+        self._outer = sha256(bytes(b ^ 0x5C for b in padded))
+
+    def __call__(self, canonical: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(canonical)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
+
+    def column(self, canonicals: Sequence[bytes | None]) -> list[bytes | None]:
+        """One digest a row; None stays None."""
+        start, end = self._inner.copy, self._outer.copy
+        out: list[bytes | None] = []
+        append = out.append
+        for canonical in canonicals:
+            if canonical is None:
+                append(None)
+                continue
+            inner = start()
+            inner.update(canonical)
+            outer = end()
+            outer.update(inner.digest())
+            append(outer.digest())
+        return out
+
+
+def pair_pseudonyms(pair_key: bytes, identifiers: Sequence[Identifier]) -> dict[str, list[bytes]]:
+    """Kind → pseudonyms (32 bytes each) toward the partner who shares `pair_key`."""
+    out: dict[str, list[bytes]] = {}
+    for kind, canonical in identifiers:
+        out.setdefault(kind, []).append(KeyedHash(pair_key, kind)(canonical))
+    return out
+
+
+def pack_openings(openings: Sequence[Opening]) -> bytes:
+    return b"".join([salt + len(payload).to_bytes(4, "big") + payload for salt, payload in openings])
+
+
+def unpack_openings(data: bytes) -> list[Opening]:
+    """Raises Tampered when the bytes do not divide as `pack_openings` wrote them."""
+    found, at = [], 0
+    while at < len(data):
+        start = at + SALT_SIZE + 4
+        end = start + int.from_bytes(data[at + SALT_SIZE : start], "big")
+        if end > len(data) or start > len(data):
+            raise Tampered("A stored payload is cut short.", code="bad_side_record")
+        found.append((data[at : at + SALT_SIZE], data[start:end]))
+        at = end
+    return found
+
+
+def pack_identifiers(identifiers: Sequence[Identifier]) -> bytes:
+    return b"".join(
+        [
+            bytes([len(kind)]) + kind.encode() + len(canonical).to_bytes(2, "big") + canonical
+            for kind, canonical in identifiers
+        ]
+    )
+
+
+def unpack_identifiers(data: bytes) -> tuple[Identifier, ...]:
+    found, at = [], 0
+    while at < len(data):
+        middle = at + 1 + data[at]
+        end = middle + 2 + int.from_bytes(data[middle : middle + 2], "big")
+        if end > len(data) or middle + 2 > len(data):
+            raise Tampered("A stored identifier is cut short.", code="bad_side_record")
+        found.append(Identifier(data[at + 1 : middle].decode(), data[middle + 2 : end]))
+        at = end
+    return tuple(found)
+
+
+class SubjectVault:
+    """Keys of subjects, and sealing under them. Holds the ring, no state of its own."""
+
+    def __init__(self, ring: KeyRing, random: Callable[[int], bytes]) -> None:
+        self._ring = ring
+        self._random = random
+        self._lookup_key = ring.derive("consent", "lookup")
+        self._hashes: dict[str, KeyedHash] = {}
+
+    def lookup(self, kind: str) -> KeyedHash:
+        """The keyed hash that finds subjects by identifiers of this kind."""
+        found = self._hashes.get(kind)
+        if found is None:
+            found = self._hashes[kind] = KeyedHash(self._lookup_key, kind)
+        return found
+
+    def new_handle(self) -> bytes:
+        return self._random(HANDLE_SIZE)
+
+    def new_key(self, handle: bytes) -> tuple[bytes, bytes]:
+        """A fresh subject key and its wrapped form."""
+        key = self._random(KEY_SIZE)
+        return key, self._ring.wrap(key, b"consent/subject/" + handle)
+
+    def unwrap(self, handle: bytes, wrapped: bytes) -> bytes:
+        return self._ring.unwrap(wrapped, b"consent/subject/" + handle)
+
+    def seal(self, key: bytes, handle: bytes, what: bytes, plaintext: bytes) -> bytes:
+        nonce = self._random(12)
+        return _SEAL_VERSION + nonce + AESGCM(key).encrypt(nonce, plaintext, what + b"/" + handle)
+
+    def open(self, key: bytes, handle: bytes, what: bytes, sealed: bytes) -> bytes:
+        """Raises Tampered when the record was changed or belongs to another subject."""
+        if not compare_digest(sealed[:1], _SEAL_VERSION) or len(sealed) < 29:
+            raise Tampered("A sealed record has an unknown form.", code="bad_side_record")
+        try:
+            return AESGCM(key).decrypt(sealed[1:13], sealed[13:], what + b"/" + handle)
+        except InvalidTag:
+            raise Tampered("A sealed record was changed, or belongs elsewhere.", code="bad_side_record") from None
+
+    def seal_system(self, plaintext: bytes) -> bytes:
+        """Seal what is about no single person, under the ring itself."""
+        return self._ring.seal(plaintext, b"consent/system")
+
+    def open_system(self, sealed: bytes) -> bytes:
+        return self._ring.open(sealed, b"consent/system")
