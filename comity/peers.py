@@ -67,6 +67,7 @@ class HttpPeer:
         if not path.startswith("/") or not path.isascii() or "#" in path:
             raise Misuse("A path to a partner starts with a slash and is ASCII, without a fragment.")
         url = self.base_url.rstrip("/") + path
+        body = bytes(body)  # callers may hand over a view of a larger buffer
         signed = self.identity.sign_request(
             method, url, body, content_type=content_type, clock=self.clock, random=self.random
         )

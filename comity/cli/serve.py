@@ -1,0 +1,31 @@
+"""`comity serve DIR`: run a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The node's directory.")],
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the one line of readiness as JSON.")] = False,
+) -> None:
+    """Run the node in DIR until Ctrl-C or SIGTERM; the log goes to standard error, one JSON object a line.
+
+    Prints one line when it is ready. Refuses an address beyond loopback without TLS or behind_proxy = true.
+
+    Example:
+
+        comity serve bank
+    """
+    from comity.server import serve_node
+
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("must be debug, info, warning or error", param_hint="--log-level")
+    serve_node(directory, log_level=log_level, ready_json=as_json)

@@ -1,0 +1,181 @@
+"""`comity doctor`: everything about a node that can be checked from outside its process.
+
+Each check is small, independent and says what to do. One that cannot be made because another failed is
+left out, so that the list shows causes and not consequences.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import httpx
+import sqlalchemy as sa
+
+from comity.bootstrap import partner_pins, verify_log
+from comity.config import NodeConfig, load_config
+from comity.database import check_migrated, open_engine
+from privacy.errors import ComityError
+from privacy.keyfiles import read_key_file
+from privacy.keys import KeyRing
+from privacy.signing import SigningKey
+
+__all__ = ["Finding", "Verdict", "examine"]
+
+Clock = Callable[[], dt.datetime]
+_PATIENCE = 5.0  # seconds
+_SKEW = 5.0  # seconds a clock may be off before it is worth a word
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was looked at, how it came out, in words, and what to do about it."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    advice: str = ""
+
+
+def examine(directory: Path, *, clock: Clock) -> Iterator[Finding]:
+    """Check the node in `directory`, yielding findings as they are made. Changes nothing."""
+    try:
+        config = load_config(directory)
+    except ComityError as e:
+        yield _failed("configuration", e)
+        return
+    yield _ok("configuration", f"{config.name}, {config.public_url}")
+    yield _attempt("exposure", lambda: _exposure(config))
+    key = None
+    try:
+        key = SigningKey.load(config.identity_key)
+        KeyRing.load(config.ring_key)
+        read_key_file(config.operator_key)
+        yield _ok("keys", f"fingerprint {key.public.fingerprint}; files readable by their owner only")
+    except ComityError as e:
+        yield _failed("keys", e)
+    yield _attempt("engine", lambda: _engine(config))
+    yield _port(config, key)
+    engine = open_engine(config.database_url)
+    try:
+        try:
+            check_migrated(engine)
+            with engine.connect() as connection:
+                connection.execute(sa.text("SELECT 1"))
+        except ComityError as e:
+            yield _failed("database", e)
+            return
+        yield _ok("database", f"{engine.dialect.name}, tables of this version")
+        if key is not None:
+            yield _attempt("log", lambda: verify_log(config, key))
+        yield from _partners(config, engine, clock)
+    finally:
+        engine.dispose()
+
+
+def _ok(check: str, detail: str) -> Finding:
+    return Finding(check, Verdict.OK, detail)
+
+
+def _failed(check: str, error: ComityError) -> Finding:
+    return Finding(check, Verdict.FAILED, error.detail, error.advice)
+
+
+def _attempt(check: str, work: Callable[[], str]) -> Finding:
+    try:
+        return _ok(check, work())
+    except ComityError as e:
+        return _failed(check, e)
+
+
+def _exposure(config: NodeConfig) -> str:
+    config.check_exposed()
+    if config.server.tls_certificate:
+        return "TLS"
+    return "plain HTTP behind a proxy" if config.server.behind_proxy else "plain HTTP on loopback"
+
+
+def _engine(config: NodeConfig) -> str:
+    from clean_room.group.blinding import choose_blinder
+
+    chosen = choose_blinder(config.engine.blinder)
+    return f"{chosen.name}, {config.engine.workers or 'no'} worker processes"
+
+
+def _port(config: NodeConfig, key: SigningKey | None) -> Finding:
+    host, port = config.server.host, config.server.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        return _ok("port", f"{host} port {port} is free; the node does not run")
+    except OSError:
+        pass
+    try:
+        # Its certificate is for the public name; that it is this node is shown by the key it answers with.
+        answer = httpx.get(f"{config.local_url}/v1/node", timeout=_PATIENCE, trust_env=False, verify=False)  # noqa: S501
+        said = answer.json().get("public_key") if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError, AttributeError):
+        said = None
+    if key is not None and said == key.public.to_text():
+        return _ok("port", f"the node runs on {host} port {port}")
+    return Finding(
+        "port",
+        Verdict.FAILED,
+        f"{host} port {port} is not to be had, and what answers there is not this node.",
+        "Stop the other process or change [server] port in node.toml.",
+    )
+
+
+def _partners(config: NodeConfig, engine: sa.Engine, clock: Clock) -> Iterator[Finding]:
+    try:
+        pins = partner_pins(config, engine)
+    except ComityError as e:
+        yield _failed("partners", e)
+        return
+    if not pins:
+        yield _ok("partners", "none yet")
+    verify = str(config.path(config.peers.ca_certificates)) if config.peers.ca_certificates else True
+    for pin in pins:
+        check = f"partner {pin.name}"
+        try:
+            answer = httpx.get(
+                f"{pin.url.rstrip('/')}/v1/node", timeout=_PATIENCE, trust_env=False, verify=verify
+            )
+            card = answer.json()
+            said, date = card.get("public_key"), answer.headers.get("date")
+        except (httpx.HTTPError, ValueError, AttributeError, OSError) as e:
+            advice = "Its node may be down; jobs with it wait or fail until it is back."
+            yield Finding(check, Verdict.FAILED, f"not reachable at {pin.url} ({type(e).__name__})", advice)
+            continue
+        if said != pin.key.to_text():
+            advice = "Compare fingerprints with the partner by another way before doing anything else."
+            yield Finding(check, Verdict.FAILED, "answers with another key than the one agreed", advice)
+            continue
+        yield _clock(check, date, clock())
+
+
+def _clock(check: str, date: str | None, now: dt.datetime) -> Finding:
+    try:
+        theirs = email.utils.parsedate_to_datetime(date or "")
+    except ValueError:
+        return _ok(check, "reachable, right key")
+    off = abs((now - theirs).total_seconds())
+    if off > _SKEW:
+        advice = "Set both clocks by NTP; requests signed too far apart are refused."
+        return Finding(check, Verdict.WARNING, f"right key, but its clock is {off:.0f} s from ours", advice)
+    return _ok(check, "reachable, right key, clocks agree")
