@@ -152,13 +152,13 @@ def read_credit(path: Path) -> pl.DataFrame:
             advice="--data expects UCI_Credit_Card.csv with one-hot EDUCATION_* and MARRIAGE_* columns.",
         )
     frame = frame.select(COLUMNS)
+    if frame.is_empty():
+        raise BadInput(f"{path.name} has a header and no rows.")
     for name in COLUMNS:
         if not frame.schema[name].is_numeric():
             raise BadInput(f"column {name} of {path.name} holds something that is not a number.")
         if frame[name].null_count():
             raise BadInput(f"column {name} of {path.name} has gaps; the file may be truncated.")
-    if frame.is_empty():
-        raise BadInput(f"{path.name} has a header and no rows.")
     if frame["ID"].n_unique() != frame.height:
         raise BadInput(f"{path.name} lists the same ID more than once.")
     floats = frame.select(pl.exclude("ID").cast(pl.Float64))
