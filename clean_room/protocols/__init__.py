@@ -1,1 +1,55 @@
-"""The private joins as sans-I/O state machines: a step takes a message and returns (state, message)."""
+"""The private joins as sans-I/O state machines: a step takes a message and returns (next state, message).
+
+Both roles in one process, exact because there are no dummies; in life each runs on a node of its own:
+
+>>> import os, numpy as np, pyarrow as pa
+>>> from clean_room.group import BlindingPool, new_scalar
+>>> from clean_room.protocols import Attestation, OverlapTerms, cardinality
+>>> unsigned = Attestation(sign=lambda context, message: bytes(64), verify=lambda *signed: None)
+>>> terms = OverlapTerms(job="1", purpose="overlap.reach", analyst="bank", contributor="shop")
+>>> with BlindingPool(workers=0) as pool:
+...     own = dict(random=os.urandom, pool=pool, attestation=unsigned)
+...     a, offer = cardinality.start(terms, [pa.array([b"ada", b"bob"])], scalar=new_scalar(os.urandom), **own)
+...     c, accept = cardinality.answer(offer, terms, [pa.array([b"bob", b"eve"])],
+...         matching=np.array([[0]]), scalar=new_scalar(os.urandom), **own)
+...     a, points = a.accepted(accept)
+...     c, returned = c.returned(points)
+...     a.joined(returned).counts.tolist()
+[[1]]
+"""
+
+from __future__ import annotations
+
+from clean_room.protocols import alignment, cardinality, sums
+from clean_room.protocols.attestation import Attestation
+from clean_room.protocols.messages import MESSAGES, Message, parse_message
+from clean_room.protocols.states import Role, expected, receive
+from clean_room.protocols.terms import (
+    AlignTerms,
+    ColumnTerms,
+    MeasureTerms,
+    OverlapTerms,
+    Padding,
+    Terms,
+    parse_terms,
+)
+
+__all__ = [
+    "MESSAGES",
+    "AlignTerms",
+    "Attestation",
+    "ColumnTerms",
+    "MeasureTerms",
+    "Message",
+    "OverlapTerms",
+    "Padding",
+    "Role",
+    "Terms",
+    "alignment",
+    "cardinality",
+    "expected",
+    "parse_message",
+    "parse_terms",
+    "receive",
+    "sums",
+]

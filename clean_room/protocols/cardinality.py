@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clean_room.errors import Misuse, PeerViolation
+from clean_room.errors import IllegalStep, Misuse, PeerViolation
 from clean_room.group.blinding import BASE_POINT
 from clean_room.group.points import TRUNCATED, Points, Random, join, permutation
 from clean_room.group.pool import BlindingPool, Progress
@@ -49,7 +49,7 @@ from clean_room.protocols.messages import (
     Seal,
     chain,
 )
-from clean_room.protocols.terms import AlignTerms, OverlapTerms, Terms, parse_terms
+from clean_room.protocols.terms import AlignTerms, MeasureTerms, OverlapTerms, Terms, parse_terms
 
 __all__ = [
     "AnalystDone",
@@ -203,6 +203,7 @@ class AnalystOffered:
         """The transcript with a good Accept appended, and C's sizes."""
         transcript = follow(self.transcript, message)
         check_commitment(self.side.terms, message.commitment, self.side.terms.groups[1])
+        self.side.terms.check_rows(message.commitment.sizes)
         self.side.attestation.verify(ACCEPT, message.unsigned(), message.signature)
         return transcript, message.commitment.sizes
 
@@ -252,7 +253,9 @@ class AnalystJoined:
     bounds: tuple[int, ...] = field(repr=False)
 
     def seal(self) -> tuple[AnalystSealing, Seal]:
-        """Sign the transcript."""
+        """Sign the transcript. IllegalStep for `measure`, where the sums come first."""
+        if isinstance(self.side.terms, MeasureTerms):
+            raise IllegalStep("The sums agreed have not been asked for yet.")
         return seal(self.side, self.transcript)
 
 
@@ -328,6 +331,7 @@ def agree(side: Side, offer: Offer, consent: bytes, policy: bytes) -> tuple[byte
     if parse_terms(offer.terms) != side.terms:
         raise PeerViolation("The terms offered are not the ones agreed.")
     check_commitment(side.terms, offer.commitment, side.terms.groups[0])
+    side.terms.check_rows(side.sizes())
     side.attestation.verify(OFFER, offer.unsigned(), offer.signature)
     side.pool.blind(side.scalar, offer.key)  # refuses an X of low order before anything is spent
     accept = Accept(transcript, InputCommitment(side.sizes(), consent, policy))
@@ -393,7 +397,9 @@ class ContributorReturned:
     rows: tuple[npt.NDArray[np.int64], ...] = field(repr=False)
 
     def sealed(self, message: Seal) -> tuple[ContributorDone, Seal]:
-        """A signed the transcript: check, sign it too."""
+        """A signed the transcript: check, sign it too. IllegalStep for `measure`, as in `seal`."""
+        if isinstance(self.side.terms, MeasureTerms):
+            raise IllegalStep("The sums agreed have not been answered yet.")
         return countersign(self.side, self.transcript, message)
 
 

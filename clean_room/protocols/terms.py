@@ -11,12 +11,16 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import rfc8785
 
-from clean_room.errors import Misuse, PeerViolation
+from clean_room.errors import BoundsExceeded, Misuse, PeerViolation
 
 __all__ = ["AlignTerms", "ColumnTerms", "MeasureTerms", "OverlapTerms", "Padding", "Terms", "parse_terms"]
 
+PLAIN_MODULUS = 281_474_976_694_273
+"""t of the encrypted sums: the largest 48-bit prime that is 1 mod 2 · 8192."""
 MAX_SEGMENTS = 256
 MAX_CELLS = 4096
 MAX_COLUMNS = 16
@@ -97,6 +101,9 @@ class Terms:
         """Dummies the contributor mixes in, a cell."""
         return 0
 
+    def check_rows(self, rows: tuple[int, ...]) -> None:
+        """Refused (`bounds_exceeded`) if the contributor's lists, of so many rows, are too long."""
+
     def to_bytes(self) -> bytes:
         """RFC 8785 JSON with a `protocol` member."""
         return rfc8785.dumps({**asdict(self), "protocol": self.PROTOCOL})
@@ -165,6 +172,15 @@ class ColumnTerms:
         _whole("column bounds", self.upper, self.lower, 1 << 40)
         _whole("column scale", self.scale, 1, 1 << 40)
 
+    def fixed_point(
+        self, values: npt.NDArray[np.floating] | npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int64]:
+        """`values` times scale, rounded, clipped to the bounds. Misuse if one is missing or not a number."""
+        scaled = np.asarray(values, dtype=np.float64) * self.scale
+        if np.isnan(scaled).any():
+            raise Misuse("A value is missing or not a number.")
+        return np.clip(np.rint(scaled), self.lower, self.upper).astype(np.int64)
+
     @property
     def magnitude(self) -> int:
         """The largest absolute value a row can add."""
@@ -185,6 +201,16 @@ class MeasureTerms(OverlapTerms):
             raise Misuse(f"The terms' columns must be a tuple of 1 to {MAX_COLUMNS} ColumnTerms.")
         if len({column.name for column in self.columns}) != len(self.columns):
             raise Misuse("The terms name a column twice.")
+
+    def check_rows(self, rows: tuple[int, ...]) -> None:
+        """Refused unless rows · bound < t/4 for every list and column: then no sum can wrap around."""
+        for column in self.columns:
+            if max(rows) * column.magnitude >= PLAIN_MODULUS // 4:
+                raise BoundsExceeded(
+                    "So many rows with such bounds could leave the range in which the sum is exact.",
+                    rule="bounds_exceeded",
+                    advice="Clip the column lower, or scale it by less.",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

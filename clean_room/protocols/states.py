@@ -1,0 +1,116 @@
+"""The table: role → state → message that may come → step → next state. What is not in it cannot happen.
+
+`receive` looks a message up and takes the step; a driver needs no other knowledge of the protocols:
+
+    state, reply = receive(state, parse_message(body))
+
+A step that needs more than the message (the noise of `measure`, a progress callback) takes it as keyword
+arguments. Moves that no message causes are in `MOVES`: sealing, and sending the encrypted columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from clean_room.errors import IllegalStep, PeerViolation
+from clean_room.protocols import alignment, cardinality, sums
+from clean_room.protocols.messages import (
+    Accept,
+    AlignedRows,
+    AlignPoints,
+    AnalystPoints,
+    ContributorPoints,
+    DecryptedSums,
+    MaskedSums,
+    Message,
+    Seal,
+    ValueColumns,
+)
+
+__all__ = ["MOVES", "TABLE", "Move", "Role", "Step", "expected", "receive"]
+
+
+class Role(StrEnum):
+    """Which of the two sides."""
+
+    ANALYST = "analyst"
+    CONTRIBUTOR = "contributor"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the table. `take(state, message, **given)` returns a state, or a state and a reply."""
+
+    role: Role
+    state: type
+    message: type
+    take: Callable[..., Any]
+    next: type
+    reply: type | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A step that no message causes: `take(state, …)` returns a state and the message to send."""
+
+    role: Role
+    state: type
+    take: Callable[..., Any]
+    next: type
+    sends: type
+
+
+_A, _C = Role.ANALYST, Role.CONTRIBUTOR
+_c, _s, _a = cardinality, sums, alignment
+
+TABLE: tuple[Step, ...] = (
+    # overlap
+    Step(_A, _c.AnalystOffered, Accept, _c.AnalystOffered.accepted, _c.AnalystSent, AnalystPoints),
+    Step(_C, _c.ContributorAccepted, AnalystPoints, _c.ContributorAccepted.returned, _c.ContributorReturned, ContributorPoints),
+    Step(_A, _c.AnalystSent, ContributorPoints, _c.AnalystSent.joined, _c.AnalystJoined, None),
+    Step(_C, _c.ContributorReturned, Seal, _c.ContributorReturned.sealed, _c.ContributorDone, Seal),
+    Step(_A, _c.AnalystSealing, Seal, _c.AnalystSealing.sealed, _c.AnalystDone, None),
+    # measure
+    Step(_A, _c.AnalystJoined, ValueColumns, _s.ask, _s.AnalystAsked, MaskedSums),
+    Step(_C, _s.ContributorOffered, MaskedSums, _s.ContributorOffered.masked, _s.ContributorAnswered, DecryptedSums),
+    Step(_A, _s.AnalystAsked, DecryptedSums, _s.AnalystAsked.answered, _s.AnalystMeasured, None),
+    Step(_C, _s.ContributorAnswered, Seal, _s.ContributorAnswered.sealed, _c.ContributorDone, Seal),
+    # align
+    Step(_A, _a.AlignOffered, Accept, _a.AlignOffered.accepted, _a.AlignSent, AnalystPoints),
+    Step(_C, _a.AlignAccepted, AnalystPoints, _a.AlignAccepted.returned, _a.AlignReturned, AlignPoints),
+    Step(_A, _a.AlignSent, AlignPoints, _a.AlignSent.joined, _a.AnalystAligned, AlignedRows),
+    Step(_C, _a.AlignReturned, AlignedRows, _a.AlignReturned.aligned, _a.AlignAgreed, None),
+    Step(_C, _a.AlignAgreed, Seal, _a.AlignAgreed.sealed, _c.ContributorDone, Seal),
+)  # fmt: skip
+
+MOVES: tuple[Move, ...] = (
+    Move(_A, _c.AnalystJoined, _c.AnalystJoined.seal, _c.AnalystSealing, Seal),
+    Move(_C, _c.ContributorReturned, _s.offer_values, _s.ContributorOffered, ValueColumns),
+    Move(_A, _s.AnalystMeasured, _s.AnalystMeasured.seal, _c.AnalystSealing, Seal),
+    Move(_A, _a.AnalystAligned, _a.AnalystAligned.seal, _c.AnalystSealing, Seal),
+)
+
+_STEPS: Mapping[type, Step] = {step.state: step for step in TABLE}
+
+
+def expected(state: object) -> type | None:
+    """The type of message `state` waits for; None if it waits for none."""
+    step = _STEPS.get(type(state))
+    return None if step is None else step.message
+
+
+def receive(state: object, message: Message, **given: object) -> tuple[Any, Message | None]:
+    """Take the step that `message` causes: (next state, reply or None).
+
+    PeerViolation if another message was due, IllegalStep if none was; the state is as it was.
+    """
+    step = _STEPS.get(type(state))
+    if step is None:
+        raise IllegalStep("The protocol waits for no message now.")
+    if type(message) is not step.message:
+        raise PeerViolation(f"A message {step.message.__name__} was due and a {type(message).__name__} came.")
+    outcome = step.take(state, message, **given)
+    return (outcome, None) if step.reply is None else outcome
