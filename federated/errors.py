@@ -30,6 +30,7 @@ __all__ = [
     "ComityError",
     "Misuse",
     "OverflowRisk",
+    "PartnerFailed",
     "PeerUnreachable",
     "PeerViolation",
     "ReceiptInvalid",
@@ -57,6 +58,12 @@ class TrainingRefused(Refused):
     """A rule of this node does not allow the run."""
 
     code = "training_refused"
+
+
+class PartnerFailed(ComityError):
+    """The partner's node ended its part of a run; the detail names its error code."""
+
+    code = "partner_failed"
 
 
 class ReceiptInvalid(PeerViolation):

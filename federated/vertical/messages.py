@@ -24,6 +24,7 @@ __all__ = [
     "Message",
     "Opening",
     "Residuals",
+    "Scores",
     "SlotSums",
     "Standing",
 ]
@@ -98,6 +99,11 @@ class Message:
     @classmethod
     def from_bytes(cls: type[M], blob: bytes) -> M:
         raise NotImplementedError
+
+    @classmethod
+    def is_of_kind(cls, blob: bytes) -> bool:
+        """Whether `blob` claims to be a message of this kind; `from_bytes` decides whether it is one."""
+        return len(blob) >= _HEAD.size and blob[:4] == _MAGIC and blob[4] == cls.kind
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
@@ -237,6 +243,23 @@ class Closing(Message):
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Closing:
+        parts = _unpack(cls.kind, blob)
+        _require(parts, 1)
+        return cls(_floats(parts[0]))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Scores(Message):
+    """Passive → active, in the evaluation: its partial scores of the test rows, float64 (m,)."""
+
+    kind: ClassVar[int] = 8
+    scores: Floats
+
+    def to_bytes(self) -> bytes:
+        return _pack(self.kind, [self.scores.astype("<f8").tobytes()])
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Scores:
         parts = _unpack(cls.kind, blob)
         _require(parts, 1)
         return cls(_floats(parts[0]))
