@@ -22,8 +22,8 @@ from privacy.errors import Misuse
 
 __all__ = ["BANK", "LARGEST", "PURPOSES", "SHOP", "SMALLEST", "Inputs", "cut", "shared_people"]
 
-BANK = "bank.example"
-SHOP = "shop.example"
+BANK = "bank"
+SHOP = "shop"
 PURPOSES = ("overlap.reach", "overlap.measure", "overlap.align", "model.credit")
 SMALLEST, LARGEST = 1_600, 400_000
 
@@ -55,9 +55,8 @@ class Inputs:
         """Write `bank.parquet`, `bank-consents.csv`, … and `optouts.csv` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         for partner, table in self.tables.items():
-            short = partner.partition(".")[0]
-            table.write_parquet(folder / f"{short}.parquet")
-            self.consents[partner].write_csv(folder / f"{short}-consents.csv")
+            table.write_parquet(folder / f"{partner}.parquet")
+            self.consents[partner].write_csv(folder / f"{partner}-consents.csv")
         self.optouts.write_csv(folder / "optouts.csv")
 
 
