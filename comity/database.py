@@ -5,6 +5,7 @@ SQLite runs with a write-ahead log and `synchronous=FULL`: what was committed su
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = ["all_metadata", "applied_revision", "check_migrated", "latest_revisio
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x636F6D697479  # "comity", an advisory lock of PostgreSQL
+_one_at_a_time = threading.Lock()  # Alembic's context is one a process
 
 
 def open_engine(url: str, *, busy_seconds: float = 30.0) -> sa.Engine:
@@ -44,15 +46,14 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
 
 def all_metadata() -> list[sa.MetaData]:
     """The metadata of every package that owns tables, lowest room first."""
-    import consent.sql
-    import privacy.budget
-
     import clean_room.storage
     import comity.tables
+    import consent.tables
+    import privacy.budget
 
     every = [
         privacy.budget.metadata,
-        consent.sql.metadata,
+        consent.tables.metadata,
         clean_room.storage.metadata,
         comity.tables.metadata,
     ]
@@ -93,7 +94,7 @@ def check_migrated(engine: sa.Engine) -> None:
 def migrate(engine: sa.Engine) -> None:
     """Bring the database to this version's revision; does nothing where it is there already.
 
-    One process at a time: PostgreSQL by an advisory lock, SQLite by its own write lock.
+    All in one transaction, one process at a time: an advisory lock of PostgreSQL, SQLite's write lock.
     Raises `StorageError` if the database is unreachable, `NotMigrated` if it is of a newer version.
     """
     applied = applied_revision(engine)
@@ -104,18 +105,13 @@ def migrate(engine: sa.Engine) -> None:
             advice="It was written by a newer Comity: use that.",
         )
     try:
-        with engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-                connection.commit()
-            try:
-                command.upgrade(_config(connection), "head")
-                connection.commit()
-            finally:
-                if connection.dialect.name == "postgresql":
-                    connection.rollback()
-                    connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
-                    connection.commit()
+        with _one_at_a_time, engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            command.upgrade(_config(connection), "head")
+            connection.commit()
     except sa.exc.SQLAlchemyError as e:
         raise _unreachable(e) from None
 

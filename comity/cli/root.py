@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
+from typer.utils import get_params_from_function
 
-from privacy.errors import ComityError, Misuse, Refused, Tampered
+if TYPE_CHECKING:
+    from privacy.errors import ComityError
 
 __all__ = ["app", "exit_code", "main"]
 
@@ -51,6 +54,7 @@ class LazyGroup(TyperGroup):
         if self._listing:
             return click.Command(cmd_name, help=summary)
         command = typer.main.get_command(importlib.import_module(f"comity.cli.{module}").app)
+        _restore_argument_help(command)
         command.name = cmd_name
         if not command.help:
             command.help = summary
@@ -76,13 +80,15 @@ class LazyGroup(TyperGroup):
         except click.ClickException as e:
             e.show()
             sys.exit(2)
-        except ComityError as e:
-            _complain(e.detail, e.advice)
-            sys.exit(exit_code(e))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except Exception as e:
+            from privacy.errors import ComityError
+
+            if isinstance(e, ComityError):
+                _complain(e.detail, e.advice)
+                sys.exit(exit_code(e))
             if os.environ.get("COMITY_DEBUG"):
                 traceback.print_exc()
             _complain(
@@ -97,6 +103,19 @@ def _exists(module: str) -> bool:
     return importlib.util.find_spec(f"comity.cli.{module}") is not None
 
 
+def _restore_argument_help(command: click.Command) -> None:
+    # click 8.5 gave arguments a `help` of their own, which overwrites the one this Typer had set.
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _restore_argument_help(child)
+    if command.callback is None:
+        return
+    declared = get_params_from_function(inspect.unwrap(command.callback))
+    for parameter in command.params:
+        if isinstance(parameter, TyperArgument) and not parameter.help and parameter.name in declared:
+            parameter.help = getattr(declared[parameter.name].default, "help", None)
+
+
 def _complain(what: str, advice: str) -> None:
     typer.echo(f"comity: {what}", err=True)
     if advice:
@@ -105,6 +124,8 @@ def _complain(what: str, advice: str) -> None:
 
 def exit_code(error: ComityError) -> int:
     """1 refused, 2 usage, 3 the partner or a dependency failed, 4 tampering found."""
+    from privacy.errors import Misuse, Refused, Tampered
+
     if isinstance(error, Tampered):
         return 4
     if isinstance(error, Refused):
@@ -138,8 +159,8 @@ def comity(
     A partner runs a node: [bold]comity init DIR[/bold], then [bold]comity serve DIR[/bold].
     Try it all at once with [bold]comity demo[/bold].
 
-    Exit codes: 0 done, 1 refused by a rule or a failed check, 2 usage, 3 the partner or a dependency
-    failed, 4 tampering found.
+    Exit codes: 0 done, 1 refused by a rule or a failed check, 2 usage,
+    3 the partner or a dependency failed, 4 tampering found.
     """
 
 

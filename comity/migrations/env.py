@@ -5,14 +5,14 @@ from __future__ import annotations
 from alembic import context
 
 from comity.database import all_metadata
+from comity.migrations.comparison import COMPARISON
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
     target_metadata=all_metadata(),
     render_as_batch=True,
-    compare_type=True,
-    compare_server_default=True,
+    **COMPARISON,
     transaction_per_migration=False,
 )
 with context.begin_transaction():

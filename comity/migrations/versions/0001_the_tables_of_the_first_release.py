@@ -1,0 +1,324 @@
+"""The tables of the first release.
+
+Revision 0001, the first.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "privacy_budget_accounts",
+        sa.Column("lineage", sa.String(length=255), nullable=False),
+        sa.Column("partner", sa.String(length=255), nullable=False),
+        sa.Column("period", sa.String(length=64), nullable=False),
+        sa.Column("held_epsilon", sa.Text(), nullable=False),
+        sa.Column("held_delta", sa.Text(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lineage", "partner", "period"),
+    )
+    op.create_table(
+        "privacy_budget_reservations",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("lineage", sa.String(length=255), nullable=False),
+        sa.Column("partner", sa.String(length=255), nullable=False),
+        sa.Column("period", sa.String(length=64), nullable=False),
+        sa.Column("job", sa.String(length=255), nullable=False),
+        sa.Column("epsilon", sa.Text(), nullable=False),
+        sa.Column("delta", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.CheckConstraint("state IN ('reserved', 'committed', 'released')", name="ck_privacy_budget_state"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("lineage", "partner", "period", "job", name="uq_privacy_budget_reservations_job"),
+    )
+    op.create_table(
+        "consent_aliases",
+        sa.Column("lookup", sa.LargeBinary(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("lookup"),
+    )
+    with op.batch_alter_table("consent_aliases", schema=None) as batch_op:
+        batch_op.create_index("consent_aliases_subject", ["subject"], unique=False)
+
+    op.create_table(
+        "consent_entries",
+        sa.Column(
+            "idx", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
+        ),
+        sa.Column("leaf", sa.LargeBinary(), nullable=False),
+        sa.Column("side", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("idx"),
+    )
+    op.create_table(
+        "consent_head",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("recorded_at", sa.BigInteger(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "consent_inbox",
+        sa.Column("partner", sa.String(length=160), nullable=False),
+        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.Column("received_at", sa.BigInteger(), nullable=False),
+        sa.Column("enforced_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("partner", "seq"),
+    )
+    op.create_table(
+        "consent_outbox",
+        sa.Column("partner", sa.String(length=160), nullable=False),
+        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.Column("subject", sa.LargeBinary(), nullable=False),
+        sa.Column("type", sa.String(length=32), nullable=False),
+        sa.Column("purposes", sa.Text(), nullable=False),
+        sa.Column("effective_at", sa.BigInteger(), nullable=False),
+        sa.Column("recorded_at", sa.BigInteger(), nullable=False),
+        sa.Column("received_at", sa.BigInteger(), nullable=True),
+        sa.Column("enforced_at", sa.BigInteger(), nullable=True),
+        sa.Column("acked_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("partner", "seq"),
+    )
+    with op.batch_alter_table("consent_outbox", schema=None) as batch_op:
+        batch_op.create_index("consent_outbox_subject", ["subject"], unique=False)
+
+    op.create_table(
+        "consent_partners",
+        sa.Column("name", sa.String(length=160), nullable=False),
+        sa.Column("vkey", sa.String(length=512), nullable=False),
+        sa.Column("joined_index", sa.BigInteger(), nullable=False),
+        sa.Column("sent_seq", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("acked_seq", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("acked_size", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("next_attempt_at", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("last_error", sa.String(length=64), nullable=True),
+        sa.Column("heard_seq", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("heard_size", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("heard_root", sa.LargeBinary(), nullable=True),
+        sa.Column("heard_checkpoint", sa.Text(), nullable=True),
+        sa.Column("heard_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "consent_policies",
+        sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("idx"),
+    )
+    op.create_table(
+        "consent_receipts",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("purpose", sa.String(length=160), nullable=False),
+        sa.Column("partner", sa.String(length=160), nullable=False),
+        sa.Column("job", sa.String(length=160), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("members", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("idx"),
+    )
+    op.create_table(
+        "consent_restrictions",
+        sa.Column("partner", sa.String(length=160), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("pseudonym", sa.LargeBinary(), nullable=False),
+        sa.Column("purpose", sa.String(length=160), nullable=False),
+        sa.Column("restricted_at", sa.BigInteger(), nullable=True),
+        sa.Column("lifted_at", sa.BigInteger(), nullable=True),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("partner", "kind", "pseudonym", "purpose"),
+    )
+    op.create_table(
+        "consent_side",
+        sa.Column(
+            "first_index",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("subject", sa.LargeBinary(), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("first_index"),
+    )
+    with op.batch_alter_table("consent_side", schema=None) as batch_op:
+        batch_op.create_index("consent_side_subject", ["subject"], unique=False)
+
+    op.create_table(
+        "consent_state",
+        sa.Column("purpose", sa.String(length=160), nullable=False),
+        sa.Column("partner", sa.String(length=160), nullable=False),
+        sa.Column("subject", sa.LargeBinary(), nullable=False),
+        sa.Column("granted_at", sa.BigInteger(), nullable=True),
+        sa.Column("granted_version", sa.Integer(), nullable=True),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("granted_index", sa.BigInteger(), nullable=True),
+        sa.Column("restricted_at", sa.BigInteger(), nullable=True),
+        sa.Column("restriction", sa.String(length=32), nullable=True),
+        sa.Column("restricted_index", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("purpose", "partner", "subject"),
+    )
+    with op.batch_alter_table("consent_state", schema=None) as batch_op:
+        batch_op.create_index("consent_state_subject", ["subject"], unique=False)
+
+    op.create_table(
+        "consent_subjects",
+        sa.Column("handle", sa.LargeBinary(), nullable=False),
+        sa.Column("wrapped_key", sa.LargeBinary(), nullable=False),
+        sa.Column("identifiers", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("handle"),
+    )
+    op.create_table(
+        "consent_tiles",
+        sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("hashes", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("level", "idx"),
+    )
+    op.create_table(
+        "clean_room_collaborations",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("partner", sa.String(length=64), nullable=False),
+        sa.Column("partner_key", sa.String(length=64), nullable=False),
+        sa.Column("partner_url", sa.String(length=512), nullable=False),
+        sa.Column("agreement_hash", sa.String(length=64), server_default="", nullable=False),
+        sa.Column("documents", sa.JSON(), nullable=False),
+        sa.Column("sealed_exchange", sa.LargeBinary(), nullable=True),
+        sa.Column("sealed_pair_key", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.String(length=40), nullable=False),
+        sa.Column("updated_at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("clean_room_collaborations", schema=None) as batch_op:
+        batch_op.create_index("ix_clean_room_collaborations_partner", ["partner", "state"], unique=False)
+
+    op.create_table(
+        "clean_room_idempotency",
+        sa.Column("principal", sa.String(length=128), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("principal", "key"),
+    )
+    op.create_table(
+        "clean_room_jobs",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("collaboration", sa.String(length=64), nullable=False),
+        sa.Column("partner", sa.String(length=64), nullable=False),
+        sa.Column("principal", sa.String(length=128), nullable=False),
+        sa.Column("query", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(length=24), nullable=False),
+        sa.Column("stage", sa.String(length=16), nullable=False),
+        sa.Column("progress", sa.Float(), nullable=False),
+        sa.Column("input", sa.JSON(), nullable=False),
+        sa.Column("result", sa.JSON(), nullable=True),
+        sa.Column("error", sa.JSON(), nullable=True),
+        sa.Column("reservation", sa.String(length=128), nullable=True),
+        sa.Column("receipt_id", sa.String(length=64), nullable=True),
+        sa.Column("created_at", sa.String(length=40), nullable=False),
+        sa.Column("updated_at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("clean_room_jobs", schema=None) as batch_op:
+        batch_op.create_index("ix_clean_room_jobs_created", ["created_at", "id"], unique=False)
+        batch_op.create_index("ix_clean_room_jobs_state", ["state"], unique=False)
+
+    op.create_table(
+        "clean_room_receipts",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("collaboration", sa.String(length=64), nullable=False),
+        sa.Column("document", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("job"),
+    )
+    op.create_table(
+        "comity_api_key",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("role", sa.String(length=32), nullable=False),
+        sa.Column("scope", sa.String(length=500), nullable=False),
+        sa.Column("secret_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "comity_request_nonce",
+        sa.Column("partner", sa.String(length=63), nullable=False),
+        sa.Column("nonce", sa.String(length=64), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("partner", "nonce"),
+    )
+    with op.batch_alter_table("comity_request_nonce", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_comity_request_nonce_expires_at"), ["expires_at"], unique=False)
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("comity_request_nonce", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_comity_request_nonce_expires_at"))
+
+    op.drop_table("comity_request_nonce")
+    op.drop_table("comity_api_key")
+    op.drop_table("clean_room_receipts")
+    with op.batch_alter_table("clean_room_jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_clean_room_jobs_state")
+        batch_op.drop_index("ix_clean_room_jobs_created")
+
+    op.drop_table("clean_room_jobs")
+    op.drop_table("clean_room_idempotency")
+    with op.batch_alter_table("clean_room_collaborations", schema=None) as batch_op:
+        batch_op.drop_index("ix_clean_room_collaborations_partner")
+
+    op.drop_table("clean_room_collaborations")
+    op.drop_table("consent_tiles")
+    op.drop_table("consent_subjects")
+    with op.batch_alter_table("consent_state", schema=None) as batch_op:
+        batch_op.drop_index("consent_state_subject")
+
+    op.drop_table("consent_state")
+    with op.batch_alter_table("consent_side", schema=None) as batch_op:
+        batch_op.drop_index("consent_side_subject")
+
+    op.drop_table("consent_side")
+    op.drop_table("consent_restrictions")
+    op.drop_table("consent_receipts")
+    op.drop_table("consent_policies")
+    op.drop_table("consent_partners")
+    with op.batch_alter_table("consent_outbox", schema=None) as batch_op:
+        batch_op.drop_index("consent_outbox_subject")
+
+    op.drop_table("consent_outbox")
+    op.drop_table("consent_inbox")
+    op.drop_table("consent_head")
+    op.drop_table("consent_entries")
+    with op.batch_alter_table("consent_aliases", schema=None) as batch_op:
+        batch_op.drop_index("consent_aliases_subject")
+
+    op.drop_table("consent_aliases")
+    op.drop_table("privacy_budget_reservations")
+    op.drop_table("privacy_budget_accounts")
