@@ -14,8 +14,10 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,18 +30,19 @@ __all__ = ["IppBlinder", "cpu_supports_ifma"]
 LANES = 8
 _X25519 = 4
 _STATUS_LOW_ORDER = 4
-_NEEDED = ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512ifma", "avx512_vbmi2", "bmi2", "adx")
+_NEEDED = frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512ifma"})
 _RUNTIME = ("libintlc.so.5", "libirng.so", "libimf.so", "libsvml.so")
 _LIBRARY = "libcrypto_mb.so.13"
 _CPUINFO = Path("/proc/cpuinfo")
 _Lanes = ctypes.c_void_p * LANES
 _loading = threading.Lock()
+Multiply: TypeAlias = Callable[[Any, Any, Any], int]
 
 
 def cpu_supports_ifma(cpuinfo: str) -> bool:
     """Whether the text of /proc/cpuinfo names AVX-512 IFMA and its companions for every processor."""
     flags = [set(line.partition(":")[2].split()) for line in cpuinfo.splitlines() if line.startswith("flags")]
-    return bool(flags) and all(set(_NEEDED) <= found for found in flags)
+    return bool(flags) and all(found >= _NEEDED for found in flags)
 
 
 def _folders() -> list[Path]:
@@ -125,16 +128,19 @@ class IppBlinder:
                     _Lanes.from_buffer(shareds, start * 8), secrets, _Lanes.from_buffer(publics, start * 8)
                 )
                 if status:
-                    raise self._failure(status)
+                    raise _failure(status)
         finally:
             ctypes.memset(secret, 0, WHOLE)
+        # Refusing zeros does not rest on the library's status alone.
+        if not result.any(axis=1).all():
+            raise low_order()
         return result[:n].tobytes()
 
-    @staticmethod
-    def _failure(status: int) -> PeerViolation | EngineUnavailable:
-        lanes = {(status >> 4 * lane) & 15 for lane in range(LANES)}
-        if lanes <= {0, _STATUS_LOW_ORDER}:
-            return low_order()
-        return EngineUnavailable(
-            "The engine ipp failed on this processor.", advice="Use the engine cryptography."
-        )
+
+def _failure(status: int) -> PeerViolation | EngineUnavailable:
+    lanes = {(status >> 4 * lane) & 15 for lane in range(LANES)}
+    if lanes <= {0, _STATUS_LOW_ORDER}:
+        return low_order()
+    return EngineUnavailable(
+        "The engine ipp failed on this processor.", advice="Use the engine cryptography."
+    )

@@ -2,16 +2,17 @@
 
 Both roles in one process, exact because there are no dummies; in life each runs on a node of its own:
 
->>> import os, numpy as np, pyarrow as pa
+>>> import numpy as np, os, pyarrow as pa
 >>> from clean_room.group import BlindingPool, new_scalar
 >>> from clean_room.protocols import Attestation, OverlapTerms, cardinality
 >>> unsigned = Attestation(sign=lambda context, message: bytes(64), verify=lambda *signed: None)
 >>> terms = OverlapTerms(job="1", purpose="overlap.reach", analyst="bank", contributor="shop")
 >>> with BlindingPool(workers=0) as pool:
-...     own = dict(random=os.urandom, pool=pool, attestation=unsigned)
-...     a, offer = cardinality.start(terms, [pa.array([b"ada", b"bob"])], scalar=new_scalar(os.urandom), **own)
-...     c, accept = cardinality.answer(offer, terms, [pa.array([b"bob", b"eve"])],
-...         matching=np.array([[0]]), scalar=new_scalar(os.urandom), **own)
+...     own = {"random": os.urandom, "pool": pool, "attestation": unsigned}
+...     bank, shop = ({**own, "scalar": new_scalar(os.urandom)} for _ in range(2))
+...     a, offer = cardinality.start(terms, [pa.array([b"ada", b"bob"])], **bank)
+...     c, accept = cardinality.answer(
+...         offer, terms, [pa.array([b"bob", b"eve"])], matching=np.array([[0]]), **shop)
 ...     a, points = a.accepted(accept)
 ...     c, returned = c.returned(points)
 ...     a.joined(returned).counts.tolist()

@@ -65,19 +65,21 @@ class Move:
 
 _A, _C = Role.ANALYST, Role.CONTRIBUTOR
 _c, _s, _a = cardinality, sums, alignment
+_Accepted, _Returned = _c.ContributorAccepted, _c.ContributorReturned
+_Offered, _Answered = _s.ContributorOffered, _s.ContributorAnswered
 
 TABLE: tuple[Step, ...] = (
     # overlap
     Step(_A, _c.AnalystOffered, Accept, _c.AnalystOffered.accepted, _c.AnalystSent, AnalystPoints),
-    Step(_C, _c.ContributorAccepted, AnalystPoints, _c.ContributorAccepted.returned, _c.ContributorReturned, ContributorPoints),
+    Step(_C, _Accepted, AnalystPoints, _Accepted.returned, _Returned, ContributorPoints),
     Step(_A, _c.AnalystSent, ContributorPoints, _c.AnalystSent.joined, _c.AnalystJoined, None),
-    Step(_C, _c.ContributorReturned, Seal, _c.ContributorReturned.sealed, _c.ContributorDone, Seal),
+    Step(_C, _Returned, Seal, _Returned.sealed, _c.ContributorDone, Seal),
     Step(_A, _c.AnalystSealing, Seal, _c.AnalystSealing.sealed, _c.AnalystDone, None),
     # measure
     Step(_A, _c.AnalystJoined, ValueColumns, _s.ask, _s.AnalystAsked, MaskedSums),
-    Step(_C, _s.ContributorOffered, MaskedSums, _s.ContributorOffered.masked, _s.ContributorAnswered, DecryptedSums),
+    Step(_C, _Offered, MaskedSums, _Offered.masked, _Answered, DecryptedSums),
     Step(_A, _s.AnalystAsked, DecryptedSums, _s.AnalystAsked.answered, _s.AnalystMeasured, None),
-    Step(_C, _s.ContributorAnswered, Seal, _s.ContributorAnswered.sealed, _c.ContributorDone, Seal),
+    Step(_C, _Answered, Seal, _Answered.sealed, _c.ContributorDone, Seal),
     # align
     Step(_A, _a.AlignOffered, Accept, _a.AlignOffered.accepted, _a.AlignSent, AnalystPoints),
     Step(_C, _a.AlignAccepted, AnalystPoints, _a.AlignAccepted.returned, _a.AlignReturned, AlignPoints),
@@ -88,7 +90,7 @@ TABLE: tuple[Step, ...] = (
 
 MOVES: tuple[Move, ...] = (
     Move(_A, _c.AnalystJoined, _c.AnalystJoined.seal, _c.AnalystSealing, Seal),
-    Move(_C, _c.ContributorReturned, _s.offer_values, _s.ContributorOffered, ValueColumns),
+    Move(_C, _Returned, _s.offer_values, _Offered, ValueColumns),
     Move(_A, _s.AnalystMeasured, _s.AnalystMeasured.seal, _c.AnalystSealing, Seal),
     Move(_A, _a.AnalystAligned, _a.AnalystAligned.seal, _c.AnalystSealing, Seal),
 )
