@@ -18,7 +18,15 @@ from alembic.script import ScriptDirectory
 from comity.errors import NotMigrated
 from privacy.errors import StorageError
 
-__all__ = ["all_metadata", "applied_revision", "check_migrated", "latest_revision", "migrate", "open_engine"]
+__all__ = [
+    "alembic_config",
+    "all_metadata",
+    "applied_revision",
+    "check_migrated",
+    "latest_revision",
+    "migrate",
+    "open_engine",
+]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x636F6D697479  # "comity", an advisory lock of PostgreSQL
@@ -49,27 +57,29 @@ def all_metadata() -> list[sa.MetaData]:
     import clean_room.storage
     import comity.tables
     import consent.tables
+    import federated.storage
     import privacy.budget
 
-    every = [
+    return [
         privacy.budget.metadata,
         consent.tables.metadata,
         clean_room.storage.metadata,
+        federated.storage.metadata,
         comity.tables.metadata,
     ]
-    return list({id(metadata): metadata for metadata in every}.values())
 
 
-def _config(connection: sa.Connection | None = None) -> Config:
+def alembic_config(connection: sa.Connection | None = None, *, compare: bool = False) -> Config:
+    """Alembic's configuration for this node's one environment; `compare` to write a revision."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    config.attributes.update(connection=connection, compare=compare)
     return config
 
 
 def latest_revision() -> str | None:
     """The revision this version's tables are at."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+    return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 
 def applied_revision(engine: sa.Engine) -> str | None:
@@ -98,7 +108,7 @@ def migrate(engine: sa.Engine) -> None:
     Raises `StorageError` if the database is unreachable, `NotMigrated` if it is of a newer version.
     """
     applied = applied_revision(engine)
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     if applied is not None and applied not in known:
         raise NotMigrated(
             f"The database is at revision {applied}, which this version does not know.",
@@ -110,7 +120,7 @@ def migrate(engine: sa.Engine) -> None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            command.upgrade(_config(connection), "head")
+            command.upgrade(alembic_config(connection), "head")
             connection.commit()
     except sa.exc.SQLAlchemyError as e:
         raise _unreachable(e) from None

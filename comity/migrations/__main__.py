@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alembic import command
 
-from comity.database import MIGRATIONS, _config, migrate, open_engine
+from comity.database import MIGRATIONS, alembic_config, migrate, open_engine
 
 
 def main() -> None:
@@ -29,7 +29,12 @@ def main() -> None:
             if number > 1:
                 migrate(engine)
             with engine.connect() as connection:
-                command.revision(_config(connection), given.why, autogenerate=True, rev_id=f"{number:04d}")
+                command.revision(
+                    alembic_config(connection, compare=True),
+                    given.why,
+                    autogenerate=True,
+                    rev_id=f"{number:04d}",
+                )
         finally:
             engine.dispose()
     written = sorted(versions.glob(f"{number:04d}*.py"))

@@ -10,7 +10,8 @@ from comity.migrations.comparison import COMPARISON
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=all_metadata(),
+    # Applying revisions needs no room imported; writing one needs them all.
+    target_metadata=all_metadata() if context.config.attributes["compare"] else None,
     render_as_batch=True,
     **COMPARISON,
     transaction_per_migration=False,

@@ -43,7 +43,7 @@ def _union() -> sa.MetaData:
 def test_no_two_packages_declare_the_same_table_and_each_has_its_prefix() -> None:
     names = [table for metadata in all_metadata() for table in metadata.tables]
     assert len(names) == len(set(names))
-    assert {name.split("_")[0] for name in names} == {"privacy", "consent", "clean", "comity"}
+    assert {name.split("_")[0] for name in names} == {"privacy", "consent", "clean", "federated", "comity"}
 
 
 def test_migrating_twice_changes_nothing(database_url: str) -> None:

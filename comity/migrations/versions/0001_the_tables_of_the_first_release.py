@@ -256,6 +256,60 @@ def upgrade() -> None:
         sa.UniqueConstraint("job"),
     )
     op.create_table(
+        "federated_idempotency",
+        sa.Column("principal", sa.String(length=128), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("run", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("principal", "key"),
+    )
+    op.create_table(
+        "federated_runs",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("partner", sa.String(length=64), nullable=False),
+        sa.Column("collaboration", sa.String(length=64), nullable=False),
+        sa.Column("principal", sa.String(length=128), nullable=False),
+        sa.Column("request", sa.JSON(), nullable=False),
+        sa.Column("state", sa.String(length=24), nullable=False),
+        sa.Column("stage", sa.String(length=32), nullable=False),
+        sa.Column("progress", sa.Float(), nullable=False),
+        sa.Column("alignment", sa.String(length=64), nullable=True),
+        sa.Column("result", sa.JSON(), nullable=True),
+        sa.Column("card", sa.JSON(), nullable=True),
+        sa.Column("error", sa.JSON(), nullable=True),
+        sa.Column("created_at", sa.String(length=40), nullable=False),
+        sa.Column("updated_at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("federated_runs", schema=None) as batch_op:
+        batch_op.create_index("ix_federated_runs_created", ["created_at", "id"], unique=False)
+        batch_op.create_index("ix_federated_runs_state", ["state"], unique=False)
+
+    op.create_table(
+        "federated_models",
+        sa.Column("run", sa.String(length=64), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.String(length=40), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["run"],
+            ["federated_runs.id"],
+        ),
+        sa.PrimaryKeyConstraint("run"),
+    )
+    op.create_table(
+        "federated_rounds",
+        sa.Column("run", sa.String(length=64), nullable=False),
+        sa.Column("round", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("party", sa.String(length=64), nullable=False),
+        sa.Column("receipt", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["run"],
+            ["federated_runs.id"],
+        ),
+        sa.PrimaryKeyConstraint("run", "round", "party"),
+    )
+    op.create_table(
         "comity_api_key",
         sa.Column("id", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
@@ -284,6 +338,14 @@ def downgrade() -> None:
 
     op.drop_table("comity_request_nonce")
     op.drop_table("comity_api_key")
+    op.drop_table("federated_rounds")
+    op.drop_table("federated_models")
+    with op.batch_alter_table("federated_runs", schema=None) as batch_op:
+        batch_op.drop_index("ix_federated_runs_state")
+        batch_op.drop_index("ix_federated_runs_created")
+
+    op.drop_table("federated_runs")
+    op.drop_table("federated_idempotency")
     op.drop_table("clean_room_receipts")
     with op.batch_alter_table("clean_room_jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_clean_room_jobs_state")
