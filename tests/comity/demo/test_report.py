@@ -32,7 +32,7 @@ from comity.demo.outcome import (
 from comity.demo.pictures import area_circles, bars, interval_axis, latency_histogram, lens_area
 from comity.demo.report import render
 
-BOTH = ("bank.example", "shop.example")
+BOTH = ("bank", "shop")
 
 
 def an_outcome(hostile: str = "") -> Outcome:
@@ -58,7 +58,7 @@ def an_outcome(hostile: str = "") -> Outcome:
             exchanges=[Exchange("overlap" + hostile, 760_000, None, "counts" + hostile, "nothing")],
             samples=[MaskSample(BOTH[0], [("note" + hostile, "before" + hostile, "手机 after" + hostile)])],
             masking=[Masking(BOTH[0], 24_079, 6_000, 7_000, 0)],
-            consents={"bank.example granted": {"overlap.reach" + hostile: 23_000}},
+            consents={"bank granted": {"overlap.reach" + hostile: 23_000}},
             versions={"comity" + hostile: "0.1.0"},
         ),
     )  # fmt: skip
