@@ -1,0 +1,480 @@
+"""Collaborations of this node: invite, accept, leave, and the keys that follow from an agreement.
+
+    inviter                                     acceptor
+    invite()   ── invitation, signed ──────▶    (file, or POST to its node)
+               ◀── acceptance, signed ──────    accept()
+    accepted() ── agreement hash, signed ──▶    both hold the agreement and two signatures over its hash
+
+Partners are pinned by Ed25519 key: the inviter pins the invitee in the invitation, the acceptor pins the
+inviter by accepting. Nothing is trusted on first use over the network: an invitation that arrives by POST
+waits until a person of this node accepts it and has compared the fingerprint.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from clean_room.agreements import Acceptance, Agreement, Invitation, Party, Terms
+from clean_room.datasets import Catalogue
+from clean_room.storage import CollaborationRow, CollaborationStore
+from clean_room.transport import post_document
+from consent.encoding import canonical_json
+from consent.peers import PeerConnection
+from privacy.errors import ComityError, Misuse, Refused, Tampered
+from privacy.keys import KeyRing
+from privacy.signing import PublicKey, SigningKey
+
+__all__ = ["Collaborations", "PartnerPin", "PartnerRecorder"]
+
+_INVITE = "collaboration-invitation"
+_ACCEPT = "collaboration-acceptance"
+_AGREE = "collaboration-agreement"
+_OPEN = ("invited", "accepting", "agreed")
+_MAX_RECEIVED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerPin:
+    """A partner this node talks to: its name, its node's URL and the only key it may sign with."""
+
+    name: str
+    url: str
+    key: PublicKey
+
+
+class PartnerRecorder(Protocol):
+    """Where joining and leaving is logged. Returns only once the entry is durable."""
+
+    def __call__(self, event: str, payload: Mapping[str, object], /) -> None: ...
+
+
+class Collaborations:
+    """The agreements of one node. Thread-safe; every method that returns has committed."""
+
+    def __init__(
+        self,
+        store: CollaborationStore,
+        *,
+        name: str,
+        url: str,
+        identity: SigningKey,
+        keyring: KeyRing,
+        catalogue: Catalogue,
+        connect: Callable[[PartnerPin], PeerConnection],
+        record: PartnerRecorder,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._url = url
+        self._identity = identity
+        self._keyring = keyring
+        self._catalogue = catalogue
+        self._connect = connect
+        self._record = record
+        self._clock = clock
+        self._random = random
+        self._lock = threading.Lock()
+
+    def invite(
+        self,
+        *,
+        partner: str,
+        url: str,
+        key: str,
+        terms: Terms,
+        datasets: Sequence[str] | None = None,
+        deliver: bool = False,
+        days: int = 14,
+    ) -> dict[str, Any]:
+        """Make and store an invitation; return the signed document to hand to the partner.
+
+        `key` is the partner's Ed25519 public key (text form), learnt out of band. `datasets` narrows what
+        is offered (default: all marked so). With `deliver` the document is also POSTed to the partner.
+        Raises `Misuse(already_exists)` while another collaboration with that partner is open.
+        """
+        pinned = PublicKey.from_text(key)
+        if pinned.to_text() == self._identity.public.to_text() or partner == self._name:
+            raise Misuse("a node cannot collaborate with itself.", code="malformed_query")
+        self._refuse_second(partner, pinned.to_text())
+        secret = self._random(32)
+        now = self._clock()
+        invitation = Invitation(
+            id=uuid.UUID(bytes=self._random(16), version=4).hex,
+            created_at=now.isoformat(),
+            expires_at=(now + timedelta(days=days)).isoformat(),
+            inviter=self._party(secret),
+            invitee=Party(name=partner, url=url, key=pinned.to_text()),
+            terms=terms,
+            offers=self._catalogue.offers(datasets),
+        )
+        document = {
+            "invitation": invitation.document(),
+            "signature": _text(self._identity.sign(_INVITE, invitation.encoded())),
+        }
+        self._store.add(
+            CollaborationRow(
+                id=invitation.id,
+                role="inviter",
+                state="invited",
+                partner=partner,
+                partner_key=pinned.to_text(),
+                partner_url=url,
+                documents=document,
+                sealed_exchange=self._seal(secret, "exchange", invitation.id),
+                created_at=now.isoformat(),
+                updated_at=now.isoformat(),
+            )
+        )
+        if deliver:
+            connection = self._connect(PartnerPin(partner, url, pinned))
+            post_document(connection, "/v1/peer/invitations", document)
+        return document
+
+    def receive(self, document: object) -> CollaborationRow:
+        """Keep an invitation that arrived by POST until a person accepts or forgets it. Changes no trust."""
+        invitation = self._verified(document)
+        known = self._store.get(invitation.id)
+        if known is not None:
+            return known
+        if sum(row.state == "received" for row in self._store.all()) >= _MAX_RECEIVED:
+            raise Refused("too many invitations wait for an answer.", code="too_many_invitations")
+        row = self._received(invitation, document)
+        self._store.add(row)
+        return row
+
+    def accept(
+        self,
+        invitation: str | Mapping[str, Any],
+        *,
+        terms: Terms | None = None,
+        datasets: Sequence[str] | None = None,
+        inviter_key: str | None = None,
+    ) -> Agreement:
+        """Accept an invitation (the document, or the id of one received) and tell the inviter.
+
+        `terms` are this side's own (default: the invitation's); the stricter numbers win. `inviter_key`,
+        when given, must be the key that signed. Nothing is agreed unless the inviter countersigns;
+        calling again after a broken connection is safe.
+        """
+        row = self._row(invitation) if isinstance(invitation, str) else None
+        document = invitation if row is None else row.documents
+        offered = self._verified(document)
+        if row is None:
+            row = self._store.get(offered.id)
+            if row is None:
+                row = self._received(offered, document)
+                self._refuse_second(row.partner, row.partner_key)
+                self._store.add(row)
+        if row.state == "agreed":
+            return self.agreement(row.id)
+        if row.role != "acceptor" or row.state not in {"received", "accepting"}:
+            raise Misuse("this invitation is not open for acceptance here.", code="illegal_step")
+        if inviter_key is not None and PublicKey.from_text(inviter_key).to_text() != offered.inviter.key:
+            raise Refused("the invitation is signed by another key than expected.", code="not_authorised")
+        if row.state == "received":
+            row = self._accepting(row, offered, terms, datasets)
+        acceptance = Acceptance.from_document(row.documents["acceptance"])
+        agreement = Agreement.between(offered, acceptance)
+        pin = PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+        sent = {"acceptance": acceptance.document(), "signature": row.documents["acceptance_signature"]}
+        sent["agreement_signature"] = _text(self._identity.sign(_AGREE, bytes.fromhex(agreement.hash)))
+        answer = post_document(self._connect(pin), f"/v1/peer/collaborations/{row.id}/acceptance", sent)
+        pin.key.verify(_AGREE, bytes.fromhex(agreement.hash), _bytes(answer.get("agreement_signature")))
+        self._agree(row, agreement, str(sent["agreement_signature"]), str(answer["agreement_signature"]))
+        return agreement
+
+    def accepted(self, partner: str, collaboration: str, document: object) -> dict[str, Any]:
+        """The inviter's answer to an acceptance: check it, store the agreement, countersign its hash.
+
+        `partner` is who signed the request. The same acceptance again gets the same answer.
+        """
+        row = self._row(collaboration)
+        if not isinstance(document, Mapping) or row.role != "inviter" or row.partner != partner:
+            raise Refused("no invitation of that id is open to this partner.", code="not_authorised")
+        invitation = Invitation.from_document(row.documents["invitation"])
+        acceptance = Acceptance.from_document(document.get("acceptance"))
+        key = PublicKey.from_text(row.partner_key)
+        key.verify(_ACCEPT, acceptance.encoded(), _bytes(document.get("signature")))
+        agreement = Agreement.between(invitation, acceptance)
+        theirs = document.get("agreement_signature")
+        key.verify(_AGREE, bytes.fromhex(agreement.hash), _bytes(theirs))
+        ours = _text(self._identity.sign(_AGREE, bytes.fromhex(agreement.hash)))
+        if row.state == "agreed" and row.agreement_hash == agreement.hash:
+            return {"agreement_hash": agreement.hash, "agreement_signature": ours}
+        if row.state != "invited":
+            raise Refused("this invitation is no longer open.", code="not_authorised")
+        if self._clock() > datetime.fromisoformat(invitation.expires_at):
+            raise Refused("this invitation has expired.", code="expired", advice="Ask for a new one.")
+        documents = {
+            **row.documents,
+            "acceptance": acceptance.document(),
+            "acceptance_signature": document["signature"],
+        }
+        self._agree(replace(row, documents=documents), agreement, ours, str(theirs))
+        return {"agreement_hash": agreement.hash, "agreement_signature": ours}
+
+    def leave(self, collaboration: str) -> CollaborationRow:
+        """End a collaboration at once, on this side for good; the partner is told if it can be reached."""
+        row = self._ended(self._row(collaboration))
+        pin = PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+        # If it cannot be told now, its next request is refused here, which tells it as well.
+        with contextlib.suppress(ComityError):
+            post_document(self._connect(pin), f"/v1/peer/collaborations/{row.id}/leave", {})
+        return row
+
+    def left(self, partner: str, collaboration: str) -> None:
+        """The partner has left."""
+        row = self._row(collaboration)
+        if row.partner != partner:
+            raise Refused("that collaboration is not with this partner.", code="not_authorised")
+        if row.state in _OPEN:
+            self._ended(row)
+
+    def show(self, collaboration: str | None = None) -> list[dict[str, Any]]:
+        """Collaborations as the API shows them, oldest first."""
+        rows = self._store.all() if collaboration is None else [self._row(collaboration)]
+        return [self._shown(row) for row in rows]
+
+    def agreement(self, collaboration: str) -> Agreement:
+        """The agreement in force; raises `Misuse(unknown_collaboration)` or `Refused(not_agreed)`."""
+        row = self._row(collaboration)
+        if row.state != "agreed":
+            raise Refused(
+                "that collaboration is not in force.", code="not_agreed", advice="Agree on it first."
+            )
+        return Agreement.from_document(row.documents["agreement"])
+
+    def partner(self, collaboration: str) -> PartnerPin:
+        """The other side of a collaboration in force."""
+        row = self._row(collaboration)
+        if row.state != "agreed":
+            raise Refused(
+                "that collaboration is not in force.", code="not_agreed", advice="Agree on it first."
+            )
+        return PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+
+    def connection(self, collaboration: str) -> PeerConnection:
+        """A connection to the other side."""
+        return self._connect(self.partner(collaboration))
+
+    def pins(self) -> list[PartnerPin]:
+        """Every partner whose signed requests this node accepts now (invited, accepting or agreed)."""
+        return [
+            PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+            for row in self._store.all()
+            if row.state in _OPEN
+        ]
+
+    def monthly_epsilon(self, partner: str) -> float | None:
+        """The agreed ε per dataset lineage and month toward a partner; None without an agreement."""
+        for row in self._store.all():
+            if row.partner == partner and row.state == "agreed":
+                return Agreement.from_document(row.documents["agreement"]).terms.epsilon_per_month
+        return None
+
+    def pair_key(self, partner: str) -> bytes | None:
+        """The 32-byte key both nodes share, from which pair pseudonyms come; None without an agreement."""
+        for row in self._store.all():
+            if row.partner == partner and row.state == "agreed" and row.sealed_pair_key is not None:
+                return self._keyring.open(row.sealed_pair_key, _aad("pair", row.id))
+        return None
+
+    def _row(self, collaboration: str) -> CollaborationRow:
+        row = self._store.get(collaboration)
+        if row is None:
+            raise Misuse("no such collaboration.", code="unknown_collaboration")
+        return row
+
+    def _party(self, secret: bytes) -> Party:
+        public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+        return Party(
+            name=self._name, url=self._url, key=self._identity.public.to_text(), exchange=_text(public)
+        )
+
+    def _seal(self, secret: bytes, what: str, collaboration: str) -> bytes:
+        return self._keyring.seal(secret, _aad(what, collaboration))
+
+    def _refuse_second(self, partner: str, key: str) -> None:
+        for row in self._store.all():
+            if row.state in _OPEN and (row.partner == partner or row.partner_key == key):
+                raise Misuse(
+                    "a collaboration with that partner is already open.",
+                    code="already_exists",
+                    advice="Leave it first, or let the invitation be accepted.",
+                )
+
+    def _verified(self, document: object) -> Invitation:
+        """An invitation meant for this node and signed by the inviter it names."""
+        if not isinstance(document, Mapping):
+            raise Misuse("an invitation is a JSON object.", code="malformed_document")
+        invitation = Invitation.from_document(document.get("invitation"))
+        PublicKey.from_text(invitation.inviter.key).verify(
+            _INVITE, invitation.encoded(), _bytes(document.get("signature"))
+        )
+        if invitation.invitee.key != self._identity.public.to_text():
+            raise Refused("the invitation is for another node's key.", code="not_authorised")
+        if self._clock() > datetime.fromisoformat(invitation.expires_at):
+            raise Refused("this invitation has expired.", code="expired", advice="Ask for a new one.")
+        return invitation
+
+    def _received(self, invitation: Invitation, document: object) -> CollaborationRow:
+        now = self._clock().isoformat()
+        return CollaborationRow(
+            id=invitation.id,
+            role="acceptor",
+            state="received",
+            partner=invitation.inviter.name,
+            partner_key=invitation.inviter.key,
+            partner_url=invitation.inviter.url,
+            documents=document,  # type: ignore[arg-type]
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _accepting(
+        self, row: CollaborationRow, offered: Invitation, terms: Terms | None, datasets: Sequence[str] | None
+    ) -> CollaborationRow:
+        self._refuse_second(row.partner, row.partner_key)
+        secret = self._random(32)
+        acceptance = Acceptance(
+            invitation=offered.hash,
+            # The name the inviter knows this node by is the one both logs use.
+            acceptor=replace(self._party(secret), name=offered.invitee.name),
+            terms=offered.terms if terms is None else terms,
+            offers=self._catalogue.offers(datasets),
+            accepted_at=self._clock().isoformat(),
+        )
+        Agreement.between(offered, acceptance)
+        documents = {
+            **row.documents,
+            "acceptance": acceptance.document(),
+            "acceptance_signature": _text(self._identity.sign(_ACCEPT, acceptance.encoded())),
+        }
+        # Kept before it is sent: a retry after a lost answer must send the very same acceptance.
+        following = replace(
+            row,
+            state="accepting",
+            documents=documents,
+            sealed_exchange=self._seal(secret, "exchange", row.id),
+            updated_at=self._clock().isoformat(),
+        )
+        if not self._store.replace(following, was="received"):
+            raise Misuse("this invitation is being accepted already.", code="illegal_step")
+        return following
+
+    def _agree(self, row: CollaborationRow, agreement: Agreement, ours: str, theirs: str) -> None:
+        if row.sealed_exchange is None:
+            raise Misuse("this collaboration has lost its exchange key.", code="illegal_step")
+        me = self._identity.public.to_text()
+        other = agreement.other_than(me)
+        secret = self._keyring.open(row.sealed_exchange, _aad("exchange", row.id))
+        pair_key = _pair_key(secret, _bytes(other.exchange), agreement.hash)
+        agreed = replace(
+            row,
+            state="agreed",
+            agreement_hash=agreement.hash,
+            documents={
+                **row.documents,
+                "agreement": agreement.document(),
+                "signatures": {agreement.of_key(me).name: ours, other.name: theirs},
+            },
+            sealed_exchange=None,
+            sealed_pair_key=self._seal(pair_key, "pair", row.id),
+            updated_at=self._clock().isoformat(),
+        )
+        with self._lock:
+            if self._row(row.id).agreement_hash == agreement.hash:
+                return
+            # Logged before it takes effect: a crash in between leaves an entry whose joining is repeated.
+            self._record(
+                "partner.joined",
+                {
+                    "partner": row.partner,
+                    "partner_key": row.partner_key,
+                    "agreement_hash": agreement.hash,
+                    "purposes": list(agreement.terms.purposes),
+                },
+            )
+            if not self._store.replace(agreed, was=row.state):
+                raise Misuse("the collaboration changed meanwhile.", code="illegal_step")
+
+    def _ended(self, row: CollaborationRow) -> CollaborationRow:
+        if row.state == "left":
+            return row
+        ended = replace(
+            row,
+            state="left",
+            sealed_exchange=None,
+            sealed_pair_key=None,
+            updated_at=self._clock().isoformat(),
+        )
+        if row.state == "agreed":
+            self._record("partner.removed", {"partner": row.partner, "agreement_hash": row.agreement_hash})
+        if not self._store.replace(ended, was=row.state):
+            raise Misuse("the collaboration changed meanwhile; try again.", code="illegal_step")
+        return ended
+
+    def _shown(self, row: CollaborationRow) -> dict[str, Any]:
+        agreement = row.documents.get("agreement")
+        invitation = row.documents["invitation"]
+        return {
+            "id": row.id,
+            "state": row.state,
+            "role": row.role,
+            "partner": row.partner,
+            "partner_url": row.partner_url,
+            "partner_key": row.partner_key,
+            "partner_fingerprint": PublicKey.from_text(row.partner_key).fingerprint,
+            "agreement_hash": row.agreement_hash or None,
+            "terms": (agreement or invitation)["terms"],
+            "offers": agreement["offers"]
+            if agreement
+            else {invitation["inviter"]["name"]: invitation["offers"]},
+            "signatures": row.documents.get("signatures", {}),
+            "created_at": row.created_at,
+            "updated_at": row.updated_at,
+        }
+
+
+def _pair_key(secret: bytes, public: bytes, agreement_hash: str) -> bytes:
+    try:
+        shared = X25519PrivateKey.from_private_bytes(secret).exchange(
+            X25519PublicKey.from_public_bytes(public)
+        )
+    except ValueError:
+        raise Tampered("the partner's exchange key is not a usable X25519 point.") from None
+    salt = bytes.fromhex(agreement_hash)
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"comity/clean-room/pair-key/v1").derive(
+        shared
+    )
+
+
+def _aad(what: str, collaboration: str) -> bytes:
+    return hashlib.sha256(canonical_json(["clean-room", what, collaboration])).digest()
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _bytes(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise Misuse("a signature or key is missing.", code="malformed_document")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Misuse("a signature or key is not base64.", code="malformed_document") from None

@@ -1,0 +1,575 @@
+"""The contributor's desk: answers a partner's offers, chunk by chunk, with a job row of its own.
+
+The partner drives; this side reacts. Every request is checked and answered at once; reading, hashing and
+blinding happen on the desk's own threads, which never wait for a partner. What a session holds is in
+memory only: after a crash nothing half-received is left, and the job is marked failed at the next start.
+
+Budget: reserved when an offer is accepted, committed before the first byte of a reply that depends on the
+data leaves, released if the job ends before that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from clean_room.alignments import Alignment, AlignmentStore
+from clean_room.collaboration import Collaborations, PartnerPin
+from clean_room.contributions import Contribution, Finished, Workshop, contribute
+from clean_room.datasets import Catalogue
+from clean_room.errors import Misuse, PeerViolation
+from clean_room.group.pool import BlindingPool
+from clean_room.inputs import QueryInput, prepare
+from clean_room.jobs import Job, JobError, JobState, Query, Role, Stage
+from clean_room.noise import NoisePlan, NoiseSource, plan
+from clean_room.protocols.attestation import Attestation
+from clean_room.protocols.messages import Accept, InputCommitment, Offer, Seal
+from clean_room.protocols.terms import MeasureTerms, Terms, parse_terms
+from clean_room.questions import asked_of, read_commitment, terms_for
+from clean_room.receipts import Receipt, receipt_body
+from clean_room.rules import AGREED, Asked, MinimumInput
+from clean_room.storage import ReceiptRow, Store
+from clean_room.transport import Inbox, Manifest, Outbox
+from clean_room.uses import UseRecorder, record_use
+from consent.encoding import canonical_json
+from privacy.budget import BudgetKey, BudgetLedger, Cost
+from privacy.errors import BadInput, ComityError, Refused, Tampered
+from privacy.signing import SigningKey
+
+if TYPE_CHECKING:
+    from consent.gate import ConsentGate
+
+__all__ = ["ContributorDesk"]
+
+_JOB = re.compile(r"[0-9a-f]{32}")
+_MOST_SESSIONS = 32
+_CIPHERTEXT = 1 << 20
+_HEADER = 1 << 14
+
+
+@dataclass(slots=True)
+class _Session:
+    """One running job. `lock` guards everything that changes."""
+
+    job: str
+    pin: PartnerPin
+    asked: Asked
+    terms: Terms
+    plan: NoisePlan
+    offer: Offer = field(repr=False)
+    offer_digest: str
+    budget_key: BudgetKey
+    reservation: str | None
+    last_contact: datetime
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    inboxes: dict[int, Inbox] = field(default_factory=dict, repr=False)
+    outboxes: dict[int, Outbox] = field(default_factory=dict, repr=False)
+    contribution: Contribution | None = field(default=None, repr=False)
+    given: QueryInput | None = field(default=None, repr=False)
+    commitment: InputCommitment | None = None
+    finished: Finished | None = field(default=None, repr=False)
+    expected: int = 1
+    stage: Stage = Stage.NONE
+    progress: float = 0.0
+    charged: bool = False
+    used: bool = False
+    over: bool = False
+    answer: dict[str, Any] | None = field(default=None, repr=False)
+
+    def drop(self) -> None:
+        """Forget everything heavy."""
+        self.over = True
+        self.inboxes.clear()
+        self.outboxes.clear()
+        self.contribution = self.given = self.finished = None
+
+
+class _Ended(Exception):
+    pass
+
+
+class ContributorDesk:
+    """All sessions in which this node contributes. Thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        collaborations: Collaborations,
+        catalogue: Catalogue,
+        gate: ConsentGate,
+        budget: BudgetLedger,
+        uses: UseRecorder,
+        alignments: AlignmentStore,
+        identity: SigningKey,
+        pool: BlindingPool,
+        noise: NoiseSource,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        threads: int,
+        silence: timedelta,
+    ) -> None:
+        self._store = store
+        self._collaborations = collaborations
+        self._catalogue = catalogue
+        self._gate = gate
+        self._budget = budget
+        self._uses = uses
+        self._alignments = alignments
+        self._identity = identity
+        self._pool = pool
+        self._noise = noise
+        self._clock = clock
+        self._random = random
+        self._silence = silence
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="contributor")
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    # ── what the partner calls ──────────────────────────────────────────────────────────────────────────
+
+    def offer(self, partner: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Check an offer against the agreement and the budget and start on it.
+
+        Raises `Refused` with the rule's code (the job is kept as rejected), `PeerViolation` for an offer
+        whose terms are not what query and agreement lead to.
+        """
+        job, query, raw = _read_offer(document)
+        digest = hashlib.sha256(raw).hexdigest()
+        known = self._session(job)
+        if known is not None and known.pin.name == partner and known.offer_digest == digest:
+            return self.state(partner, job)
+        agreement = self._collaborations.agreement(query.collaboration)
+        pin = self._collaborations.partner(query.collaboration)
+        if pin.name != partner:
+            raise Refused("that collaboration is not with this partner.", code="not_authorised")
+        now = self._clock()
+        self._store.jobs.add(
+            Job(
+                id=job,
+                role=Role.CONTRIBUTOR,
+                query=query,
+                partner=partner,
+                principal=f"partner:{partner}"[:128],
+                state=JobState.SUBMITTED,
+                created_at=now.isoformat(),
+                updated_at=now.isoformat(),
+            )
+        )
+        try:
+            asked = asked_of(query, agreement, pin.key.to_text())
+            session = self._admit(job, asked, pin, raw, digest)
+        except ComityError as error:
+            state = JobState.REJECTED if isinstance(error, Refused) else JobState.FAILED
+            self._store.jobs.move(job, state, at=self._now(), error=_shown(error))
+            raise
+        self._store.jobs.move(job, JobState.STARTED, at=self._now(), reservation=session.reservation)
+        self._threads.submit(self._work, session, self._begin)
+        return self.state(partner, job)
+
+    def state(self, partner: str, job: str) -> dict[str, Any]:
+        """Where the job stands on this side; what replies are ready. Counts as a sign of life."""
+        session = self._session(job)
+        row = self._store.jobs.get(job)
+        if row.role is not Role.CONTRIBUTOR or row.partner != partner:
+            raise Misuse("no such job.", code="unknown_job")
+        document: dict[str, Any] = {"state": row.state.value, "stage": row.stage.value, "replies": {}}
+        if row.error is not None:
+            document["error"] = {"code": row.error.code, "detail": "", "advice": ""}
+            if row.state is JobState.REJECTED:
+                document["error"] |= {"detail": row.error.detail, "advice": row.error.advice}
+        if session is not None and not session.over:
+            with session.lock:
+                session.last_contact = self._clock()
+                document["stage"] = session.stage.value
+                document["progress"] = round(session.progress, 4)
+                document["replies"] = {
+                    str(step): outbox.manifest.document() for step, outbox in session.outboxes.items()
+                }
+        return document
+
+    def chunk(self, partner: str, job: str, step: int, index: int, body: bytes) -> None:
+        """Take one chunk of a message."""
+        session = self._running(partner, job)
+        with self._violations(session), session.lock:
+            self._inbox(session, step).chunk(index, body)
+
+    def finish(self, partner: str, job: str, step: int, manifest: object) -> None:
+        """The message is whole: check it and start on it."""
+        session = self._running(partner, job)
+        with self._violations(session), session.lock:
+            inbox = self._inbox(session, step)
+            payload = inbox.finish(Manifest.from_document(manifest, limit=inbox.limit))
+            if payload is None:
+                return
+            session.expected = step + 1
+            if session.stage is Stage.INVITED:
+                self._reach(session, Stage.CONTRIBUTED)
+        self._threads.submit(self._work, session, lambda s: self._continue(s, payload))
+
+    def reply(self, partner: str, job: str, step: int, index: int) -> bytes:
+        """One chunk of a reply. Before the first that depends on the data, the budget is charged for good."""
+        session = self._running(partner, job)
+        with session.lock:
+            outbox = session.outboxes.get(step)
+            if outbox is None:
+                raise PeerViolation("a reply was asked for before it is there.")
+            if step > 0:
+                self._charge(session)
+            return outbox.chunk(index)
+
+    def sign_off(self, partner: str, job: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the analyst's seal and half of the receipt, sign both, file the receipt and end the job."""
+        known = self._session(job)
+        if known is not None and known.answer is not None and known.pin.name == partner:
+            return known.answer
+        session = self._running(partner, job)
+        with self._violations(session), session.lock:
+            if session.answer is not None:
+                return session.answer
+            finished, commitment = session.finished, session.commitment
+            if finished is None or commitment is None or session.given is None:
+                raise PeerViolation("a job was signed off before it was done.")
+            receipt = Receipt.from_document(document.get("receipt"))
+            theirs = receipt.body.get("at")
+            at = _read_time(theirs)
+            expected = receipt_body(
+                session.terms,
+                session.asked.query.kind,
+                analyst=session.offer.commitment,
+                contributor=commitment,
+                transcript=finished.state.transcript,
+                at=at,
+            )
+            if canonical_json(expected) != canonical_json(dict(receipt.body)):
+                raise PeerViolation("the receipt does not describe the run this node took part in.")
+            receipt.check_analyst(session.pin.key)
+            _, seal = finished.state.sealed(Seal.from_bytes(_base64(document.get("seal"))))
+            signed = receipt.countersigned(self._identity)
+            if finished.rows is not None and finished.ids is not None:
+                dataset = session.asked.query.partner_dataset
+                self._alignments.save(Alignment(job, dataset, finished.rows, finished.ids))
+            self._charge(session)
+            self._file(session, signed)
+            session.answer = {
+                "seal": base64.b64encode(seal.to_bytes()).decode(),
+                "contributor_signature": signed.contributor_signature,
+                "budget_left": self._left(session.budget_key),
+            }
+            self._store.jobs.move(
+                job,
+                JobState.SUCCEEDED,
+                at=self._now(),
+                stage=Stage.JOINED,
+                progress=1.0,
+                receipt_id=signed.id,
+            )
+            session.drop()
+            return session.answer
+
+    def cancel(self, partner: str, job: str, document: Mapping[str, Any]) -> None:
+        """The analyst gives up: because somebody cancelled, or because its side failed."""
+        session = self._session(job)
+        if session is None or session.pin.name != partner or session.over:
+            return
+        if document.get("code") == "cancelled":
+            self._end(session, JobState.CANCELLED, JobError("cancelled", "the analyst cancelled the query."))
+        else:
+            error = JobError("peer_failed", "the analyst's node could not go on with the query.")
+            self._end(session, JobState.FAILED, error)
+
+    # ── what this node calls ────────────────────────────────────────────────────────────────────────────
+
+    def withdraw(self, job: str) -> bool:
+        """A person of this node cancels a running contribution."""
+        session = self._session(job)
+        if session is None or session.over:
+            return False
+        self._end(session, JobState.CANCELLED, JobError("cancelled", "cancelled by the contributor."))
+        return True
+
+    def sweep(self) -> None:
+        """End sessions whose analyst has been silent too long; forget those that ended long ago."""
+        now = self._clock()
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            if now - session.last_contact < self._silence:
+                continue
+            if session.over:
+                with self._lock:
+                    self._sessions.pop(session.job, None)
+            else:
+                error = JobError("timed_out", "the analyst's node has gone silent.", retryable=True)
+                self._end(session, JobState.TIMED_OUT, error)
+
+    def close(self) -> None:
+        """End every session and wait for the threads."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            if not session.over:
+                self._end(
+                    session, JobState.FAILED, JobError("interrupted", "the node stopped.", retryable=True)
+                )
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _admit(self, job: str, asked: Asked, pin: PartnerPin, raw: bytes, digest: str) -> _Session:
+        AGREED.check(asked)
+        dataset = self._catalogue[asked.query.partner_dataset]
+        noise = plan(asked, self._noise)
+        terms = terms_for(asked, job, noise)
+        offer = Offer.from_bytes(raw)
+        if parse_terms(offer.terms) != terms:
+            raise PeerViolation("the terms offered are not what the query and the agreement lead to.")
+        read_commitment(offer.commitment.consent, purpose=terms.purpose)
+        key = BudgetKey(dataset.lineage, pin.name, self._clock().strftime("%Y-%m"))
+        with self._lock:
+            if sum(not s.over for s in self._sessions.values()) >= _MOST_SESSIONS:
+                raise Refused("too many queries are running here.", code="too_many_jobs", advice="Try later.")
+        reservation = None
+        if noise.epsilon > 0:
+            reservation = self._budget.reserve(key, Cost(noise.epsilon, noise.delta), job=job)
+        session = _Session(
+            job=job,
+            pin=pin,
+            asked=asked,
+            terms=terms,
+            plan=noise,
+            offer=offer,
+            offer_digest=digest,
+            budget_key=key,
+            reservation=reservation,
+            last_contact=self._clock(),
+        )
+        with self._lock:
+            self._sessions[job] = session
+        return session
+
+    def _begin(self, session: _Session) -> None:
+        query, agreement = session.asked.query, session.asked.agreement
+        column = None if query.column is None else session.asked.partners.column(query.column)
+        given = prepare(
+            self._catalogue[query.partner_dataset],
+            self._gate,
+            kind=query.key,
+            purpose=query.purpose,
+            partner=session.pin.name,
+            profile=agreement.terms.key_profile,
+            dimensions=query.partner_dimensions,
+            segment=query.partner_segment,
+            column=column,
+        )
+        self._store.jobs.update(session.job, at=self._now(), input=given.counts.document())
+        MinimumInput(agreement.terms.minimum_input).check(given.size)
+        workshop = Workshop(
+            pool=self._pool,
+            random=self._random,
+            noise=self._noise,
+            attestation=Attestation(self._identity.sign, session.pin.key.verify),
+            progress=lambda done, of: self._tick(session, done / max(1, of)),
+        )
+        contribution = contribute(session.offer, session.terms, given, session.plan, workshop)
+        accept = next(contribution)[0]
+        with session.lock:
+            self._alive(session)
+            session.given = given
+            session.commitment = Accept.from_bytes(accept).commitment
+            session.contribution = contribution
+            session.outboxes[0] = Outbox(accept)
+            self._reach(session, Stage.INVITED)
+        next(contribution)
+
+    def _continue(self, session: _Session, payload: bytes) -> None:
+        contribution = session.contribution
+        if contribution is None:
+            raise _Ended
+        try:
+            replies = contribution.send(payload)
+        except StopIteration as end:
+            session.finished = end.value
+            replies = end.value.replies
+        with session.lock:
+            self._alive(session)
+            for payload_out in replies:
+                session.outboxes[max(session.outboxes) + 1] = Outbox(payload_out)
+            if session.stage is Stage.CONTRIBUTED:
+                self._reach(session, Stage.TRANSFORMED)
+
+    def _work(self, session: _Session, step: Callable[[_Session], None]) -> None:
+        try:
+            if not session.over:
+                step(session)
+        except _Ended:
+            pass
+        except Refused as error:
+            self._end(session, JobState.REJECTED, _shown(error))
+        except ComityError as error:
+            self._end(session, JobState.FAILED, _shown(error))
+        except Exception as error:  # whatever it is, the job must end and its budget come back
+            detail = f"an unexpected {type(error).__name__} ended the job."
+            self._end(session, JobState.FAILED, JobError("internal_error", detail))
+
+    def _tick(self, session: _Session, part: float) -> None:
+        self._alive(session)
+        session.progress = part
+
+    def _alive(self, session: _Session) -> None:
+        if session.over:
+            raise _Ended
+
+    def _reach(self, session: _Session, stage: Stage) -> None:
+        session.stage = stage
+        self._store.jobs.update(session.job, at=self._now(), stage=stage)
+
+    def _charge(self, session: _Session) -> None:
+        if session.charged:
+            return
+        if session.reservation is not None:
+            self._budget.commit(session.reservation)
+        session.charged = True
+
+    def _end(self, session: _Session, state: JobState, error: JobError) -> None:
+        with session.lock:
+            if session.over:
+                return
+            if session.reservation is not None and not session.charged:
+                self._budget.release(session.reservation)
+            if session.charged and not session.used:
+                self._record(session, "")
+            self._store.jobs.move(session.job, state, at=self._now(), error=error)
+            session.drop()
+
+    def _file(self, session: _Session, receipt: Receipt) -> None:
+        query = session.asked.query
+        row = ReceiptRow(
+            id=receipt.id,
+            job=session.job,
+            kind=query.kind,
+            collaboration=query.collaboration,
+            document=receipt.document(),
+            created_at=self._now(),
+        )
+        self._record(session, receipt.id)
+        self._store.receipts.add(row)
+
+    def _record(self, session: _Session, receipt: str) -> None:
+        if session.given is None or session.finished is None:
+            return
+        record_use(
+            self._uses,
+            query=session.asked.query,
+            job=session.job,
+            receipt=receipt or session.job,
+            given=session.given,
+            output_hash="",
+            transcript=session.finished.state.transcript,
+            at=self._clock(),
+        )
+        session.used = True
+
+    def _left(self, key: BudgetKey) -> float | None:
+        for status in self._budget.status(key.lineage):
+            if status.key == key:
+                return status.remaining.epsilon
+        return None
+
+    def _inbox(self, session: _Session, step: int) -> Inbox:
+        if step < session.expected and step in session.inboxes:
+            return session.inboxes[step]
+        if step != session.expected or session.contribution is None:
+            raise PeerViolation("a message came out of turn.")
+        return session.inboxes.setdefault(step, Inbox(_limit(session, step)))
+
+    def _running(self, partner: str, job: str) -> _Session:
+        session = self._session(job)
+        if session is None or session.pin.name != partner:
+            row = self._store.jobs.get(job)
+            if row.partner != partner or row.role is not Role.CONTRIBUTOR:
+                raise Misuse("no such job.", code="unknown_job")
+            raise Misuse("this job has ended here.", code="job_over")
+        if session.over:
+            raise Misuse("this job has ended here.", code="job_over")
+        session.last_contact = self._clock()
+        return session
+
+    def _session(self, job: str) -> _Session | None:
+        with self._lock:
+            return self._sessions.get(job)
+
+    def _violations(self, session: _Session) -> _FailOnViolation:
+        return _FailOnViolation(self, session)
+
+    def _now(self) -> str:
+        return self._clock().isoformat()
+
+
+class _FailOnViolation:
+    """A partner that breaks the protocol ends its job here; the error goes back to it as well."""
+
+    def __init__(self, desk: ContributorDesk, session: _Session) -> None:
+        self._desk = desk
+        self._session = session
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PeerViolation | Tampered | BadInput):
+            self._desk._end(self._session, JobState.FAILED, _shown(error))
+
+
+def _shown(error: ComityError) -> JobError:
+    return JobError(error.code, error.detail, error.advice, error.retryable)
+
+
+def _limit(session: _Session, step: int) -> int:
+    people = sum(session.offer.commitment.sizes)
+    if step == 1:
+        return people * 32 + _HEADER
+    if isinstance(session.terms, MeasureTerms):
+        rows, columns = session.terms.groups
+        return rows * columns * len(session.terms.columns) * _CIPHERTEXT + _HEADER
+    return people * 20 + _HEADER
+
+
+def _read_offer(document: Mapping[str, Any]) -> tuple[str, Query, bytes]:
+    if set(document) != {"job", "query", "offer"}:
+        raise PeerViolation("an offer has missing or unknown members.")
+    job = document["job"]
+    if not isinstance(job, str) or not _JOB.fullmatch(job):
+        raise PeerViolation("an offer's job id is malformed.")
+    try:
+        query = Query.from_document(document["query"])
+    except Misuse as error:
+        raise PeerViolation(error.detail) from None
+    return job, query, _base64(document["offer"])
+
+
+def _base64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise PeerViolation("a message is missing.")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise PeerViolation("a message is not base64.") from None
+
+
+def _read_time(text: object) -> datetime:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise PeerViolation("the receipt's time is malformed.") from None
+    if at.tzinfo is None:
+        raise PeerViolation("the receipt's time is malformed.")
+    return at

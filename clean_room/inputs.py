@@ -1,0 +1,158 @@
+"""From a dataset to what goes into one query: canonical, consented, one row a person, split into cells.
+
+A person listed twice goes in once, with the first of its rows in file order: its cell and its value are
+that row's. (Adding the rows up would let one person count past the clip bound, and would change
+attributes such as an age or a status that are not amounts.) How many were left out is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clean_room.agreements import ColumnOffer
+from clean_room.datasets import Dataset, Extract
+from consent.receipts import GateEvidence, PseudonymSet
+from privacy.errors import BadInput
+from privacy.identifiers import canonical_column
+
+if TYPE_CHECKING:
+    from consent.gate import ConsentGate
+
+__all__ = ["InputCounts", "QueryInput", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputCounts:
+    """What became of the rows; for this node's people only, never sent to the partner."""
+
+    rows: int
+    rejected: Mapping[str, int]
+    duplicates: int
+    denied: int
+    outside_cells: int
+    missing_value: int
+    people: int
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "rejected": dict(self.rejected),
+            "duplicates": self.duplicates,
+            "denied_by_consent": self.denied,
+            "outside_cells": self.outside_cells,
+            "missing_value": self.missing_value,
+            "people": self.people,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class QueryInput:
+    """One side's people for one query, cell by cell.
+
+    `people[i]` pa.BinaryArray of canonical identifiers, `rows[i]` int64 places in the file and `values[i]`
+    float64 already clipped (None unless a column is measured), all of one order within cell i.
+    """
+
+    people: tuple[pa.BinaryArray, ...] = field(repr=False)
+    rows: tuple[npt.NDArray[np.int64], ...] = field(repr=False)
+    values: tuple[npt.NDArray[np.float64], ...] | None = field(repr=False)
+    evidence: GateEvidence
+    members: PseudonymSet = field(repr=False)
+    counts: InputCounts
+
+    @property
+    def size(self) -> int:
+        """How many people go in."""
+        return self.counts.people
+
+
+def prepare(
+    dataset: Dataset,
+    gate: ConsentGate,
+    *,
+    kind: str,
+    purpose: str,
+    partner: str,
+    profile: str,
+    dimensions: Sequence[str] = (),
+    segment: str | None = None,
+    column: ColumnOffer | None = None,
+) -> QueryInput:
+    """Read, normalise, deduplicate, pass through the consent gate and split.
+
+    Raises what `Dataset.extract` raises, and `BadInput(no_usable_identifiers)` when not one row has an
+    identifier that is one.
+    """
+    extract = dataset.extract(
+        kind, dimensions=dimensions, segment=segment, column=None if column is None else column.name
+    )
+    canonical = canonical_column(kind, extract.keys, profile, region=dataset.region)
+    values: pa.BinaryArray = canonical.values
+    usable = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    if not usable.any():
+        raise BadInput(
+            f"dataset {dataset.name} has no usable {kind} in any row.",
+            code="no_usable_identifiers",
+            advice="Check that the key column in datasets.toml is the right one.",
+        )
+    first = pl.Series("k", values).is_first_distinct().to_numpy() & usable
+    duplicates = int(usable.sum() - first.sum())
+
+    cell = _cells(dataset, extract, dimensions)
+    keep = first & (cell >= 0)
+    outside = int(first.sum() - keep.sum())
+    numbers = None
+    missing = 0
+    if column is not None:
+        if extract.values is None:
+            raise BadInput(f"dataset {dataset.name} gave no values for the column.")
+        valued = np.isfinite(extract.values)
+        missing = int((keep & ~valued).sum())
+        keep &= valued
+        numbers = np.clip(extract.values, column.lower, column.upper)
+    chosen = np.flatnonzero(keep)
+    gated = gate.filter(kind, values.take(pa.array(chosen)), purpose=purpose, partner=partner)
+    allowed = chosen[np.asarray(gated.mask, dtype=np.bool_)]
+
+    groups = max(1, _cell_count(dataset, dimensions))
+    by_cell = [allowed[cell[allowed] == i] for i in range(groups)]
+    return QueryInput(
+        people=tuple(values.take(pa.array(rows)) for rows in by_cell),
+        rows=tuple(extract.row_index[rows] for rows in by_cell),
+        values=None if numbers is None else tuple(numbers[rows] for rows in by_cell),
+        evidence=gated.evidence,
+        members=gated.members,
+        counts=InputCounts(
+            rows=len(values),
+            rejected=dict(canonical.rejected),
+            duplicates=duplicates,
+            denied=len(chosen) - len(allowed),
+            outside_cells=outside,
+            missing_value=missing,
+            people=len(allowed),
+        ),
+    )
+
+
+def _cell_count(dataset: Dataset, dimensions: Sequence[str]) -> int:
+    return int(np.prod([len(dataset.dimensions[d].values) for d in dimensions], dtype=np.int64))
+
+
+def _cells(dataset: Dataset, extract: Extract, dimensions: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Cell number of every row, in the order of `rules.cell_labels`; -1 for a value that is not declared."""
+    cell = np.zeros(len(extract.keys), dtype=np.int64)
+    inside = np.ones(len(extract.keys), dtype=np.bool_)
+    for name in dimensions:
+        declared = pa.array(dataset.dimensions[name].values, pa.string())
+        place = pc.fill_null(pc.index_in(extract.dimensions[name], value_set=declared), -1).to_numpy()
+        inside &= place >= 0
+        cell = cell * len(declared) + place
+    return np.where(inside, cell, -1)

@@ -1,0 +1,175 @@
+"""The life of a query: what is asked, the states a job goes through, and what is kept of it.
+
+`TRANSITIONS` is the whole of what may follow what; the store refuses anything else, so a late message can
+never wake a job that has ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from privacy.errors import Misuse
+
+__all__ = [
+    "TERMINAL",
+    "TRANSITIONS",
+    "Job",
+    "JobError",
+    "JobState",
+    "Query",
+    "Role",
+    "Stage",
+    "may_follow",
+]
+
+
+class JobState(StrEnum):
+    AWAITING_APPROVAL = "awaiting_approval"
+    SUBMITTED = "submitted"
+    STARTED = "started"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
+
+
+class Stage(StrEnum):
+    """How far a side has come: the partner has agreed, own points are sent, both are blinded, joined."""
+
+    NONE = ""
+    INVITED = "invited"
+    CONTRIBUTED = "contributed"
+    TRANSFORMED = "transformed"
+    JOINED = "joined"
+
+
+class Role(StrEnum):
+    ANALYST = "analyst"
+    CONTRIBUTOR = "contributor"
+
+
+TERMINAL = frozenset(
+    {JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED, JobState.REJECTED, JobState.TIMED_OUT}
+)
+_END = {JobState.CANCELLED, JobState.FAILED, JobState.REJECTED, JobState.TIMED_OUT}
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.AWAITING_APPROVAL: frozenset({JobState.SUBMITTED, *_END}),
+    JobState.SUBMITTED: frozenset({JobState.STARTED, JobState.CANCELLING, *_END}),
+    JobState.STARTED: frozenset({JobState.CANCELLING, JobState.SUCCEEDED, *_END}),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.FAILED, JobState.SUCCEEDED}),
+    **{state: frozenset() for state in TERMINAL},
+}
+
+
+def may_follow(current: JobState, following: JobState) -> bool:
+    """Whether a job in `current` may go to `following`; staying put is always allowed until the end."""
+    return following in TRANSITIONS[current] or (current is following and current not in TERMINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What an analyst asks: which own dataset against which of the partner's, why, and split by what.
+
+    `column` and `statistic` are for `measure` only. `epsilon` of None asks for the collaboration's.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    kind: Literal["overlap", "measure", "align"]
+    collaboration: str
+    dataset: str
+    partner_dataset: str
+    purpose: str
+    key: str = "email"
+    dimensions: tuple[str, ...] = ()
+    partner_dimensions: tuple[str, ...] = ()
+    segment: str | None = None
+    partner_segment: str | None = None
+    column: str | None = None
+    statistic: Literal["sum", "count", "mean"] = "mean"
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "measure") != (self.column is not None):
+            raise Misuse("a measure query names one column; other kinds name none.", code="malformed_query")
+        if self.kind != "overlap" and (self.dimensions or self.partner_dimensions):
+            raise Misuse("only overlap queries are split into cells.", code="malformed_query")
+        if self.epsilon is not None and not 0 < self.epsilon <= 20:
+            raise Misuse("epsilon must be above 0 and at most 20.", code="malformed_query")
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: object) -> Self:
+        """Strict reader; raises `Misuse(malformed_query)` naming the field, never its value."""
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(document, default=str), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "query"
+            raise Misuse(
+                f"query: {where}: {first['type'].replace('_', ' ')}.", code="malformed_query"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job ended without a result; safe to show to whoever may see the job."""
+
+    code: str
+    detail: str
+    advice: str = ""
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One side's record of one query. Both sides' records carry the same id; each has its own state."""
+
+    id: str
+    role: Role
+    query: Query
+    partner: str
+    principal: str
+    state: JobState
+    created_at: str
+    updated_at: str
+    stage: Stage = Stage.NONE
+    progress: float = 0.0
+    input: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = field(default=None, repr=False)
+    error: JobError | None = None
+    reservation: str | None = None
+    receipt_id: str | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.state in TERMINAL
+
+    def document(self) -> dict[str, Any]:
+        """The job as the API shows it."""
+        return {
+            "id": self.id,
+            "role": self.role.value,
+            "kind": self.query.kind,
+            "collaboration": self.query.collaboration,
+            "partner": self.partner,
+            "query": self.query.document(),
+            "state": self.state.value,
+            "stage": self.stage.value,
+            "progress": round(self.progress, 4),
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "input": dict(self.input),
+            "result": None if self.result is None else dict(self.result),
+            "error": None if self.error is None else asdict(self.error),
+            "receipt_id": self.receipt_id,
+        }

@@ -1,0 +1,77 @@
+"""Which noise a query gets, how its ε is shared out, and who draws it.
+
+Cells of one side partition its people, so a person added or removed changes one count by one: every cell
+is noised at the full ε of the counts (parallel composition). A `measure` query gives half of its ε to the
+counts and half to the sums. Counts are noised by truncated discrete Laplace through dummies, sums by
+discrete Laplace scaled to the largest absolute value a clipped row can have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clean_room.agreements import ColumnOffer
+from clean_room.protocols.terms import ColumnTerms
+from clean_room.rules import Asked
+from privacy.noise import discrete_laplace, half_width_for, truncated_discrete_laplace
+
+__all__ = ["DrawnNoise", "NoisePlan", "NoiseSource", "fixed_point", "plan"]
+
+
+class NoiseSource(Protocol):
+    """Where the contributor's noise comes from. Both nodes must use the same kind: widths are agreed."""
+
+    def half_width(self, epsilon: float, delta: float) -> int:
+        """Half of the dummies a cell gets."""
+
+    def matching(self, epsilon: float, half_width: int, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+        """How many dummies of every cell match: 0 … 2 · half_width, centred at half_width."""
+
+    def sums(self, scale: float, size: int) -> list[int]:
+        """Noise for `size` sums, in fixed-point units; `scale` is that of a Laplace distribution."""
+
+
+class DrawnNoise:
+    """The real thing, through `privacy.noise` (OpenDP)."""
+
+    def half_width(self, epsilon: float, delta: float) -> int:
+        return half_width_for(epsilon, delta)
+
+    def matching(self, epsilon: float, half_width: int, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+        drawn = truncated_discrete_laplace(1 / epsilon, half_width, shape[0] * shape[1])
+        return np.asarray(drawn, dtype=np.int64).reshape(shape) + half_width
+
+    def sums(self, scale: float, size: int) -> list[int]:
+        return discrete_laplace(scale, size)
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePlan:
+    """How one query's (ε, δ) is spent. All zero for `align`, which reveals members under its own rule."""
+
+    epsilon: float
+    delta: float
+    count_epsilon: float
+    sum_epsilon: float
+    half_width: int
+
+
+def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
+    """The plan both nodes derive from query and agreement."""
+    if asked.query.kind == "align":
+        return NoisePlan(0.0, 0.0, 0.0, 0.0, 0)
+    epsilon, delta = asked.epsilon, asked.agreement.terms.delta_per_query
+    count = epsilon / 2 if asked.query.kind == "measure" else epsilon
+    return NoisePlan(epsilon, delta, count, epsilon - count, noise.half_width(count, delta))
+
+
+def fixed_point(column: ColumnOffer) -> ColumnTerms:
+    """The integers a column travels as: three decimals for small values, fewer for large ones."""
+    magnitude = max(abs(column.lower), abs(column.upper))
+    scale = 1000 if magnitude <= 1e3 else 100 if magnitude <= 1e4 else 10 if magnitude <= 1e5 else 1
+    lower, upper = int(np.floor(column.lower * scale)), int(np.ceil(column.upper * scale))
+    return ColumnTerms(name=column.name, lower=lower, upper=upper, scale=scale)

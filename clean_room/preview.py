@@ -1,0 +1,57 @@
+"""What a query would cost and how sure its answer would be, before anything is sent.
+
+Own rows are read and normalised, not gated and not sent. The partner's size is not known here, so bytes are
+those this side sends. Simulated attacks ("what could they learn") are not part of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from clean_room.datasets import Dataset
+from clean_room.estimates import count_interval, sum_half_width
+from clean_room.noise import NoiseSource, fixed_point, plan
+from clean_room.protocols.terms import Padding
+from clean_room.rules import Asked, cell_labels
+from privacy.identifiers import canonical_column
+
+__all__ = ["preview"]
+
+
+def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any]:
+    """ε, expected half widths of the 95 % intervals, own rows and people, bytes this node would send."""
+    query = asked.query
+    spending = plan(asked, noise)
+    extract = dataset.extract(query.key, dimensions=query.dimensions, segment=query.segment)
+    canonical = canonical_column(
+        query.key, extract.keys, asked.agreement.terms.key_profile, region=dataset.region
+    )
+    people = pc.count_distinct(canonical.values).as_py()
+    cells = (
+        len(cell_labels(asked.own, query.dimensions)),
+        len(cell_labels(asked.partners, query.partner_dimensions)),
+    )
+    middle = 1 << 40  # far from the edge at 0, where intervals are cut off
+    _, total = count_interval(middle, spending.count_epsilon, spending.half_width, cells[0] * cells[1])
+    _, cell = count_interval(middle, spending.count_epsilon, spending.half_width, 1)
+    document: dict[str, Any] = {
+        "epsilon": spending.epsilon,
+        "delta": spending.delta,
+        "cells": cells[0] * cells[1],
+        "error_bar": total - middle,
+        "error_bar_cell": cell - middle,
+        "rows": len(extract.keys),
+        "people": people,
+        "minimum_input": asked.agreement.terms.minimum_input,
+        "minimum_cell": asked.agreement.terms.minimum_cell,
+        "bytes_sent": 32 * (Padding().padded(people) + (cells[0] - 1) * Padding().minimum),
+    }
+    column = None if query.column is None else asked.partners.column(query.column)
+    if column is not None:
+        fixed = fixed_point(column)
+        scale = fixed.magnitude / spending.sum_epsilon / fixed.scale
+        document["noise_scale"] = scale
+        document["error_bar_sum"] = sum_half_width("laplace", scale)
+    return document

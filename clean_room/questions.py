@@ -1,0 +1,115 @@
+"""From a query and the agreement to the terms of the protocol run: the same bytes on both nodes.
+
+The contributor never takes terms from the wire: it derives them here from the query and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from clean_room.agreements import Agreement
+from clean_room.errors import PeerViolation
+from clean_room.jobs import Query
+from clean_room.noise import NoisePlan, fixed_point
+from clean_room.protocols.terms import AlignTerms, MeasureTerms, OverlapTerms, Terms
+from clean_room.rules import Asked, cell_labels
+from consent.encoding import canonical_json, parse_json
+from consent.receipts import GateEvidence
+from privacy.errors import BadInput
+
+__all__ = ["asked_of", "commitment_document", "read_commitment", "terms_for"]
+
+_COMMITTED = (
+    "purpose",
+    "partner",
+    "log_origin",
+    "log_size",
+    "log_root",
+    "policy_hash",
+    "set_root",
+    "checked_at",
+)
+
+
+def asked_of(query: Query, agreement: Agreement, analyst_key: str) -> Asked:
+    """The query in the words of the agreement; `analyst_key` is the asking node's public key (text)."""
+    return Asked(
+        query=query,
+        agreement=agreement,
+        analyst=agreement.of_key(analyst_key).name,
+        contributor=agreement.other_than(analyst_key).name,
+    )
+
+
+def terms_for(asked: Asked, job: str, plan: NoisePlan) -> Terms:
+    """The protocol terms of a query that the rules allow."""
+    query, agreement = asked.query, asked.agreement
+    shared: dict[str, Any] = {
+        "job": job,
+        "purpose": query.purpose,
+        "analyst": asked.analyst,
+        "contributor": asked.contributor,
+        "kind": query.key,
+        "profile": agreement.terms.key_profile,
+        "collaboration": agreement.id,
+        "rules": agreement.hash,
+        "analyst_dataset": query.dataset,
+        "contributor_dataset": query.partner_dataset,
+    }
+    if query.kind == "align":
+        return AlignTerms(**shared)
+    shared |= {
+        "analyst_segments": _labels(asked, own=True),
+        "contributor_segments": _labels(asked, own=False),
+        "dummies": 2 * plan.half_width,
+        "epsilon": plan.epsilon,
+        "delta": plan.delta,
+    }
+    if query.kind == "overlap":
+        return OverlapTerms(**shared)
+    column = None if query.column is None else asked.partners.column(query.column)
+    if column is None:
+        raise PeerViolation("a measure query names no agreed column.")
+    return MeasureTerms(**shared, columns=(fixed_point(column),))
+
+
+def _labels(asked: Asked, *, own: bool) -> tuple[str, ...]:
+    query = asked.query
+    if own:
+        labels, segment = cell_labels(asked.own, query.dimensions), query.segment
+    else:
+        labels, segment = cell_labels(asked.partners, query.partner_dimensions), query.partner_segment
+    # The segment is part of the label, so that two questions over different segments differ in their terms.
+    return labels if segment is None else tuple(f"{segment} · {label}" for label in labels)
+
+
+def commitment_document(evidence: GateEvidence) -> bytes:
+    """What of the consent evidence a partner is shown: heads, policy and set root, not how many people."""
+    document = evidence.to_dict()
+    return canonical_json({name: document[name] for name in _COMMITTED})
+
+
+def read_commitment(consent: bytes, *, purpose: str) -> Mapping[str, Any]:
+    """A partner's commitment, checked in shape; raises `PeerViolation`."""
+    try:
+        document = parse_json(consent, limit=1 << 14)
+    except BadInput:
+        raise PeerViolation("the partner's consent commitment is not JSON.") from None
+    if not isinstance(document, dict) or set(document) != set(_COMMITTED) or document["purpose"] != purpose:
+        raise PeerViolation("the partner's consent commitment is malformed or for another purpose.")
+    return document
+
+
+def policy_bytes(evidence: GateEvidence) -> bytes:
+    """The policy hash as the 32 bytes the protocol commits to."""
+    try:
+        raw = bytes.fromhex(evidence.policy_hash)
+    except ValueError:
+        raw = b""
+    return (
+        raw
+        if len(raw) == hashlib.sha256().digest_size
+        else hashlib.sha256(evidence.policy_hash.encode()).digest()
+    )

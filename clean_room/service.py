@@ -1,0 +1,308 @@
+"""The clean room of one node: submit queries, follow them, answer partners, look things up.
+
+Everything it works with is handed in; nothing is read from configuration or the clock. `start` marks what
+a crash left behind as failed and begins to work; `close` ends everything in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from clean_room.alignments import Alignment, AlignmentStore
+from clean_room.budgets import AgreedLimits
+from clean_room.collaboration import Collaborations
+from clean_room.contributor import ContributorDesk
+from clean_room.datasets import Catalogue
+from clean_room.group.pool import BlindingPool
+from clean_room.http import HttpJobTransport
+from clean_room.jobs import Job, JobError, JobState, Query, Role
+from clean_room.noise import DrawnNoise, NoiseSource
+from clean_room.preview import preview
+from clean_room.questions import asked_of
+from clean_room.rules import AGREED
+from clean_room.runner import AnalystRunner
+from clean_room.storage import Store
+from clean_room.transport import JobTransport
+from clean_room.uses import UseRecorder
+from consent.encoding import canonical_json
+from privacy.budget import BudgetLedger, BudgetStatus
+from privacy.errors import Misuse
+from privacy.keys import KeyRing
+from privacy.signing import SigningKey
+
+if TYPE_CHECKING:
+    from consent.gate import ConsentGate
+
+__all__ = ["CleanRoom", "Settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the node works its jobs.
+
+    `threads` analyst jobs and as many contributions at a time; `poll_seconds` between looks at a partner;
+    `silence_seconds` after which a contribution whose analyst says nothing is given up; `job_seconds` a job
+    may take in all; `attempts` of a request to an unreachable partner, `pause_seconds` (doubling) between.
+    """
+
+    threads: int = 2
+    poll_seconds: float = 0.5
+    silence_seconds: float = 120.0
+    job_seconds: float = 3600.0
+    attempts: int = 4
+    pause_seconds: float = 0.25
+    sweep_seconds: float = 1.0
+
+
+class CleanRoom:
+    """One node's clean room. Thread-safe; one running instance a node."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        collaborations: Collaborations,
+        catalogue: Catalogue,
+        gate: ConsentGate,
+        uses: UseRecorder,
+        budget: BudgetLedger,
+        identity: SigningKey,
+        keyring: KeyRing,
+        pool: BlindingPool,
+        artefacts: Path,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        settings: Settings | None = None,
+        noise: NoiseSource | None = None,
+        transport: Callable[[str], JobTransport] | None = None,
+    ) -> None:
+        """`engine` has the tables of `storage.metadata`; `uses` is the consent ledger; `artefacts` a folder
+        of this package's own. `transport` (collaboration id → line to its partner) is for tests; by
+        default jobs travel over `collaborations.connection`."""
+        self.settings = settings or Settings()
+        self.collaborations = collaborations
+        self.catalogue = catalogue
+        # The month's ε of the agreement holds beside the node's own limit, atomically: same ledger, same row.
+        self.budget = replace(budget, limits=AgreedLimits(collaborations, budget))
+        self._store = Store(engine)
+        self._identity = identity
+        self._clock = clock
+        self._random = random
+        self._noise = noise or DrawnNoise()
+        self._alignments = AlignmentStore(artefacts, keyring)
+        self._cancels: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._sweeper: threading.Thread | None = None
+        self._analysts = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="analyst")
+        self._runner = AnalystRunner(
+            self._store,
+            collaborations=collaborations,
+            catalogue=catalogue,
+            gate=gate,
+            uses=uses,
+            alignments=self._alignments,
+            identity=identity,
+            pool=pool,
+            noise=self._noise,
+            transport=transport or self._http,
+            clock=clock,
+            random=random,
+            poll_seconds=self.settings.poll_seconds,
+        )
+        self.contributor = ContributorDesk(
+            self._store,
+            collaborations=collaborations,
+            catalogue=catalogue,
+            gate=gate,
+            budget=self.budget,
+            uses=uses,
+            alignments=self._alignments,
+            identity=identity,
+            pool=pool,
+            noise=self._noise,
+            clock=clock,
+            random=random,
+            threads=self.settings.threads,
+            silence=timedelta(seconds=self.settings.silence_seconds),
+        )
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Clean up after a crash, then begin to watch for silent partners."""
+        self.recover()
+        if self._sweeper is None:
+            self._sweeper = threading.Thread(target=self._sweep, name="clean-room-sweep", daemon=True)
+            self._sweeper.start()
+
+    def recover(self) -> list[str]:
+        """End jobs a crash left unfinished: failed (`interrupted`), reservation released, artefacts removed.
+
+        Returns their ids. Only to be called while nothing runs.
+        """
+        error = JobError("interrupted", "the node stopped while the job ran.", "Ask again.", retryable=True)
+        ended = []
+        pending = {reservation.job: reservation.id for reservation in self.budget.pending()}
+        for job in self._store.jobs.unfinished():
+            if job.role is Role.CONTRIBUTOR and job.id in pending:
+                self.budget.release(pending[job.id])
+            self._alignments.discard(job.id)
+            if self._store.jobs.move(job.id, JobState.FAILED, at=self._now(), error=error):
+                ended.append(job.id)
+        return ended
+
+    def close(self) -> None:
+        """Stop working: running jobs end as failed (`interrupted` for partners), threads are waited for."""
+        self._stopping.set()
+        with self._lock:
+            for cancel in self._cancels.values():
+                cancel.set()
+        self._analysts.shutdown(wait=True, cancel_futures=True)
+        self.contributor.close()
+        if self._sweeper is not None:
+            self._sweeper.join()
+            self._sweeper = None
+
+    # ── queries ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, query: Query, *, principal: str, idempotency_key: str | None = None) -> Job:
+        """Take a query on and return its job; work goes on in the background.
+
+        Raises `Misuse` for unknown names, `Refused` for what the agreement does not allow, before any job
+        exists. With an idempotency key used before by this principal, the earlier job is returned.
+        """
+        agreement = self.collaborations.agreement(query.collaboration)
+        pin = self.collaborations.partner(query.collaboration)
+        self.catalogue[query.dataset]
+        AGREED.check(asked_of(query, agreement, self._identity.public.to_text()))
+        if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+            raise Misuse("an Idempotency-Key has 1 to 255 characters.", code="malformed_query")
+        now = self._now()
+        job = Job(
+            id=uuid.UUID(bytes=self._random(16), version=4).hex,
+            role=Role.ANALYST,
+            query=query,
+            partner=pin.name,
+            principal=principal,
+            state=JobState.SUBMITTED,
+            created_at=now,
+            updated_at=now,
+        )
+        digest = hashlib.sha256(canonical_json(query.document())).hexdigest()
+        cancel = threading.Event()
+        with self._lock:
+            if self._stopping.is_set():
+                raise Misuse("the node is stopping.", code="stopping")
+            self._cancels[job.id] = cancel
+        kept = self._store.jobs.add(job, idempotency_key=idempotency_key, digest=digest)
+        if kept.id != job.id:
+            with self._lock:
+                self._cancels.pop(job.id)
+            return kept
+        self._analysts.submit(self._run, job, cancel)
+        return kept
+
+    def preview(self, query: Query) -> dict[str, Any]:
+        """What a query would cost and how sure its answer would be; nothing is sent to anyone."""
+        agreement = self.collaborations.agreement(query.collaboration)
+        asked = asked_of(query, agreement, self._identity.public.to_text())
+        AGREED.check(asked)
+        return preview(asked, self.catalogue[query.dataset], self._noise)
+
+    def job(self, job: str) -> Job:
+        """One job of either role; raises `Misuse(unknown_job)`."""
+        return self._store.jobs.get(job)
+
+    def jobs(
+        self, *, role: Role | None = None, kind: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[Job], str | None]:
+        """A page of jobs, newest first, and the cursor of the next."""
+        return self._store.jobs.page(role=role, kind=kind, limit=limit, cursor=cursor)
+
+    def cancel(self, job: str) -> Job:
+        """Stop a job of either role; one that has ended stays as it is."""
+        found = self._store.jobs.get(job)
+        if found.over:
+            return found
+        if found.role is Role.CONTRIBUTOR:
+            self.contributor.withdraw(job)
+            return self._store.jobs.get(job)
+        with self._lock:
+            cancel = self._cancels.get(job)
+        if cancel is not None:
+            cancel.set()
+        self._store.jobs.move(job, JobState.CANCELLING, at=self._now())
+        return self._store.jobs.get(job)
+
+    def alignment(self, job: str) -> Alignment:
+        """The shared rows of a finished align job, of either role."""
+        found = self._store.jobs.get(job)
+        if found.query.kind != "align" or found.state is not JobState.SUCCEEDED:
+            raise Misuse("that job has no alignment.", code="unknown_alignment")
+        return self._alignments.load(job)
+
+    def receipt(self, receipt: str) -> Mapping[str, Any]:
+        """A two-sided receipt's document; raises `Misuse(unknown_receipt)`."""
+        row = self._store.receipts.get(receipt)
+        if row is None:
+            raise Misuse("no such receipt.", code="unknown_receipt")
+        return row.document
+
+    def budgets(self, lineage: str | None = None) -> list[BudgetStatus]:
+        """What partners have spent of this node's datasets."""
+        return self.budget.status(lineage)
+
+    def leave(self, collaboration: str) -> dict[str, Any]:
+        """Leave a collaboration; contributions running for it end at once."""
+        row = self.collaborations.leave(collaboration)
+        self._end_of(collaboration)
+        return self.collaborations.show(row.id)[0]
+
+    def partner_left(self, partner: str, collaboration: str) -> None:
+        """The partner has left; its running queries end."""
+        self.collaborations.left(partner, collaboration)
+        self._end_of(collaboration)
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _end_of(self, collaboration: str) -> None:
+        for job in self._store.jobs.unfinished():
+            if job.query.collaboration == collaboration:
+                self.cancel(job.id)
+
+    def _run(self, job: Job, cancel: threading.Event) -> None:
+        try:
+            if cancel.is_set() and not self._stopping.is_set():
+                error = JobError("cancelled", "cancelled by the analyst.")
+                self._store.jobs.move(job.id, JobState.CANCELLED, at=self._now(), error=error)
+                return
+            deadline = self._clock() + timedelta(seconds=self.settings.job_seconds)
+            self._runner.run(job, cancel, deadline)
+        finally:
+            with self._lock:
+                self._cancels.pop(job.id, None)
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(self.settings.sweep_seconds):
+            self.contributor.sweep()
+
+    def _http(self, collaboration: str) -> JobTransport:
+        return HttpJobTransport(
+            self.collaborations.connection(collaboration),
+            attempts=self.settings.attempts,
+            pause=self.settings.pause_seconds,
+        )
+
+    def _now(self) -> str:
+        return self._clock().isoformat()
