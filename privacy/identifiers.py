@@ -158,7 +158,7 @@ class CanonicalColumn:
 
     values: pa.BinaryArray = field(repr=False)
     rejected: Mapping[str, int]  # reason → rows; nulls of the input count as "missing"
-    kind: Kind
+    kind: str
     profile: str
 
 

@@ -9,7 +9,7 @@ and equal rows stay equal.
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +38,8 @@ class Pseudonymiser:
     domain: str = field(kw_only=True)
     partner: str = field(kw_only=True, default="")
     version: int = field(kw_only=True, default=1)
-    _subkey: bytes = field(init=False, repr=False)
+    _inner: hashlib._Hash = field(init=False, repr=False)
+    _outer: hashlib._Hash = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.key) < 32:
@@ -48,7 +49,11 @@ class Pseudonymiser:
         if self.version < 1:
             raise Misuse("Pseudonym versions start at 1.")
         info = label_bytes("comity/pseudonym/v1", self.purpose, self.domain, self.partner, str(self.version))
-        object.__setattr__(self, "_subkey", hkdf_sha256(self.key, info=info))
+        # The two keyed states of HMAC (RFC 2104 section 4), copied for each value: three times as fast as
+        # starting over, and the columns are long.
+        block = hkdf_sha256(self.key, info=info).ljust(64, b"\0")
+        object.__setattr__(self, "_inner", hashlib.sha256(bytes(b ^ 0x36 for b in block)))
+        object.__setattr__(self, "_outer", hashlib.sha256(bytes(b ^ 0x5C for b in block)))
 
     @property
     def prefix(self) -> str:
@@ -88,7 +93,10 @@ class Pseudonymiser:
         return tokens.take(encoded.indices)
 
     def _digest(self, canonical: bytes) -> bytes:
-        return hmac.digest(self._subkey, canonical, "sha256")[:_TOKEN_BYTES]
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(canonical)
+        outer.update(inner.digest())
+        return outer.digest()[:_TOKEN_BYTES]
 
     def _encode(self, digests: list[bytes]) -> pa.StringArray:
         """Base32 (RFC 4648 section 6, lower case) of all digests at once, behind the prefix."""
