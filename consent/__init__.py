@@ -1,0 +1,77 @@
+"""The consent ledger: who agreed to what, with whom, since when, and proof of it.
+
+>>> import sqlalchemy as sa, tempfile, pathlib, pyarrow as pa
+>>> from consent import ConsentGate, Ledger, grant, metadata, verify_log, directory_reader, VerifierKey
+>>> from privacy.keys import KeyRing
+>>> from privacy.signing import SigningKey
+>>> folder = pathlib.Path(tempfile.mkdtemp())
+>>> engine = sa.create_engine(f"sqlite:///{folder}/comity.db")
+>>> metadata.create_all(engine)
+>>> ledger = Ledger.open(engine, keyring=KeyRing.create(folder / "ring"), signing_key=SigningKey.generate(),
+...                      origin="shop.example/consent", directory=folder / "log")
+>>> ann = [("email", b"ann@example.org")]
+>>> recorded = ledger.record([grant(ann, "overlap.reach", partner="bank")])
+>>> column = pa.array([b"ann@example.org", b"bob@example.org", None])
+>>> ConsentGate(ledger).filter("email", column, purpose="overlap.reach", partner="bank").mask.tolist()
+[True, False, False]
+>>> recorded = ledger.withdraw(ann)
+>>> ledger.check(b"ann@example.org", "email", "overlap.reach", "bank").allowed
+False
+>>> verify_log(directory_reader(folder / "log"), VerifierKey.from_text(ledger.vkey)).outcome.value
+'ok'
+>>> engine.dispose()
+"""
+
+from __future__ import annotations
+
+from consent.api import Guards
+from consent.checkpoint import Checkpoint
+from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
+from consent.gate import ConsentGate, GateResult
+from consent.ledger import EntryAudit, Ledger, Recorded
+from consent.notes import VerifierKey
+from consent.peers import PairKeys, PeerConnection, PeerResponse
+from consent.proofs import EntryProof
+from consent.purposes import PurposePolicy
+from consent.receipts import (
+    AbsenceProof,
+    GateEvidence,
+    PseudonymSet,
+    ReceiptProof,
+    UseReceipt,
+    verify_absence,
+)
+from consent.sql import SqlStore, metadata
+from consent.state import Decision, Reason
+
+__all__ = [
+    "AbsenceProof",
+    "Checkpoint",
+    "ConsentGate",
+    "Decision",
+    "EntryAudit",
+    "EntryProof",
+    "Event",
+    "EventType",
+    "GateEvidence",
+    "GateResult",
+    "Guards",
+    "Identifier",
+    "Ledger",
+    "PairKeys",
+    "PeerConnection",
+    "PeerResponse",
+    "PseudonymSet",
+    "PurposePolicy",
+    "Reason",
+    "ReceiptProof",
+    "Recorded",
+    "SqlStore",
+    "UseReceipt",
+    "VerifierKey",
+    "grant",
+    "metadata",
+    "refuse",
+    "verify_absence",
+    "withdraw",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from consent.checkpoint import Checkpoint
 from consent.encoding import (
@@ -152,7 +153,7 @@ _RECEIPT: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _typed(value: Mapping[str, object], shape: Mapping[str, type | tuple[type, ...]]) -> dict[str, object | str]:  # type: ignore[type-arg]
+def _typed(value: Mapping[str, object], shape: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
     if not isinstance(value, Mapping) or set(value) != set(shape):
         raise BadInput("A receipt has missing or unknown fields.")
     for name, kind in shape.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,15 +22,20 @@ from consent.events import Identifier
 from privacy.errors import Tampered
 from privacy.keys import KeyRing
 
-__all__ = ["HANDLE_SIZE", "KeyedHash", "SubjectVault", "pair_pseudonyms"]
+__all__ = ["HANDLE_SIZE", "KeyedHash", "Opening", "SubjectVault", "pair_pseudonyms"]
 
 HANDLE_SIZE = 16
 KEY_SIZE = 32
 _SEAL_VERSION = b"\x01"
 _BLOCK = 64
 
-Opening = tuple[bytes, bytes]
-"""(salt, payload): what a leaf's commitment opens to."""
+
+class Opening(NamedTuple):
+    """What the commitment of entry `index` opens to."""
+
+    idx: int
+    salt: bytes
+    payload: bytes
 
 
 class KeyedHash:
@@ -78,18 +84,21 @@ def pair_pseudonyms(pair_key: bytes, identifiers: Sequence[Identifier]) -> dict[
 
 
 def pack_openings(openings: Sequence[Opening]) -> bytes:
-    return b"".join([salt + len(payload).to_bytes(4, "big") + payload for salt, payload in openings])
+    return b"".join(
+        [i.to_bytes(8, "big") + salt + len(payload).to_bytes(4, "big") + payload for i, salt, payload in openings]
+    )
 
 
 def unpack_openings(data: bytes) -> list[Opening]:
     """Raises Tampered when the bytes do not divide as `pack_openings` wrote them."""
     found, at = [], 0
     while at < len(data):
-        start = at + SALT_SIZE + 4
-        end = start + int.from_bytes(data[at + SALT_SIZE : start], "big")
-        if end > len(data) or start > len(data):
+        start = at + 8 + SALT_SIZE + 4
+        end = start + int.from_bytes(data[start - 4 : start], "big")
+        if start > len(data) or end > len(data):
             raise Tampered("A stored payload is cut short.", code="bad_side_record")
-        found.append((data[at : at + SALT_SIZE], data[start:end]))
+        index = int.from_bytes(data[at : at + 8], "big")
+        found.append(Opening(index, data[at + 8 : start - 4], data[start:end]))
         at = end
     return found
 

@@ -1,0 +1,94 @@
+"""Reading payloads back: what an entry opens to, and a subject's facts in the order of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from consent.encoding import Leaf, commitment, parse_json, parse_time
+from consent.events import GRANTING, RESTRICTING, EventType
+from consent.recording import PAYLOADS
+from consent.state import Fact
+from consent.store import LedgerView, SideRow
+from consent.subjects import Opening, SubjectVault, unpack_openings
+from privacy.errors import ComityError, Misuse, Tampered
+
+__all__ = ["Recorded", "facts_of", "open_entry", "openings_of"]
+
+_LIMIT = 1 << 21
+_DECISIONS = {t.value for t in (*GRANTING, *RESTRICTING)}
+
+
+class Recorded(NamedTuple):
+    """A fact and when it entered the log (microseconds)."""
+
+    fact: Fact
+    recorded_at: int
+
+
+def openings_of(view: LedgerView, vault: SubjectVault, row: SideRow) -> list[Opening]:
+    """Unseal one side row. Raises Tampered."""
+    if row.subject is None:
+        return unpack_openings(vault.open_system(row.sealed))
+    subject = view.subjects([row.subject]).get(row.subject)
+    if subject is None:
+        raise Tampered("A sealed payload belongs to a subject that is not there.", code="bad_side_record")
+    key = vault.unwrap(row.subject, subject.wrapped_key)
+    return unpack_openings(vault.open(key, row.subject, PAYLOADS, row.sealed))
+
+
+def checked(leaf: Leaf, opening: Opening) -> dict[str, object]:
+    """The payload as a mapping, once it is the one that the leaf commits to. Raises Tampered."""
+    if commitment(opening.salt, opening.payload) != leaf.commit:
+        raise Tampered("A stored payload is not the one the log commits to.", code="wrong_commitment")
+    try:
+        body = parse_json(opening.payload, limit=_LIMIT)
+    except ComityError as error:
+        raise Tampered("A committed payload is not JSON.", code="wrong_commitment") from error
+    if not isinstance(body, dict):
+        raise Tampered("A committed payload is not an object.", code="wrong_commitment")
+    return body
+
+
+def fact_from(leaf: Leaf, index: int, body: dict[str, object]) -> Fact:
+    expires = body.get("expires_at")
+    try:
+        return Fact(
+            EventType(leaf.type),
+            str(body["purpose"]),
+            str(body["partner"]),
+            int(str(body["purpose_version"])),
+            parse_time(str(body["effective_at"])),
+            None if expires is None else parse_time(str(expires)),
+            index,
+        )
+    except (KeyError, ValueError, ComityError) as error:
+        raise Tampered("A committed payload lacks a field.", code="wrong_commitment") from error
+
+
+def open_entry(view: LedgerView, vault: SubjectVault, index: int) -> tuple[Leaf, Opening]:
+    """The leaf of entry `index` and its checked opening. Raises Misuse without one, Tampered."""
+    rows = view.entries(index, index + 1)
+    if not rows:
+        raise Misuse("The log has no entry of this index.", code="not_found")
+    side = view.side(rows[0].side)
+    if side is None:
+        raise Misuse("The payload of this entry has been erased.", code="erased")
+    leaf = Leaf.from_bytes(rows[0].leaf)
+    for opening in openings_of(view, vault, side):
+        if opening.idx == index:
+            checked(leaf, opening)
+            return leaf, opening
+    raise Tampered("The payload of an entry is missing from its record.", code="bad_side_record")
+
+
+def facts_of(view: LedgerView, vault: SubjectVault, subject: bytes) -> Iterator[Recorded]:
+    """Every decision about a subject, in the order of the log."""
+    openings = [o for row in view.sides_of(subject) for o in openings_of(view, vault, row)]
+    for opening in sorted(openings, key=lambda o: o.idx):
+        rows = view.entries(opening.idx, opening.idx + 1)
+        if not rows:
+            raise Tampered("A stored payload has no log entry.", code="bad_side_record")
+        leaf = Leaf.from_bytes(rows[0].leaf)
+        if leaf.type in _DECISIONS:
+            yield Recorded(fact_from(leaf, opening.idx, checked(leaf, opening)), leaf.recorded_at)

@@ -1,0 +1,304 @@
+"""The only writer of the log: it sequences, hashes, stores, signs and publishes.
+
+Callers queue; whoever holds the turn commits everything queued in one durable transaction, so that a
+crowd of small requests costs one fsync. Nothing is signed but what was read back after the commit and
+found to extend what was signed before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple, Protocol
+
+from consent.checkpoint import Checkpoint, sign_checkpoint
+from consent.encoding import Leaf, to_micros, uuid7
+from consent.errors import RolledBack
+from consent.merkle import EMPTY_ROOT, HASH_SIZE, consistency_proof, inclusion_proof, leaf_hash, tree_root
+from consent.notes import NoteSigner
+from consent.proofs import EntryProof
+from consent.static import StaticLog
+from consent.store import EntryRow, Head, LedgerStore, LedgerTransaction, LedgerView
+from consent.tiles import (
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    Tile,
+    encode_bundle,
+    root_from_edge,
+    split_hashes,
+    subtree_from_tiles,
+    tile_root,
+    tiles_between,
+)
+from privacy.errors import Misuse, Refused, StorageError, Tampered
+
+__all__ = ["Appended", "Staged", "TransparencyLog", "Work"]
+
+_TILE_BYTES = TILE_WIDTH * HASH_SIZE
+
+
+class Staged(NamedTuple):
+    """One entry to be: its type, its commitment, and the first index of the side row that opens it."""
+
+    type: str
+    commit: bytes
+    policy_hash: str
+    side: int
+
+
+class Work(Protocol):
+    """One caller's part of a batch."""
+
+    def stage(self, tx: LedgerTransaction, first: int, now: int) -> Sequence[Staged]:
+        """Write the side tables for entries `first`, `first+1`, … and return those entries.
+
+        Runs inside the write transaction; may run again after a failed commit. `now` (microseconds) is
+        later than every `recorded_at` before it, whatever the clock does.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    first: int
+    count: int
+    checkpoint: Checkpoint
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    work: Work
+    done: bool = False
+    result: Appended | None = None
+    error: BaseException | None = None
+    place: tuple[int, int] = field(default=(0, 0))
+
+
+class TransparencyLog:
+    """An append-only log over a store, signed by one key, published to one directory (or to none)."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        signer: NoteSigner,
+        *,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        static: StaticLog | None = None,
+    ) -> None:
+        self._store = store
+        self._signer = signer
+        self._clock = clock
+        self._random = random
+        self.static = static
+        self._queue: list[_Pending] = []
+        self._queued = threading.Lock()
+        self._turn = threading.Lock()
+        self._latest: Checkpoint | None = None
+
+    @property
+    def origin(self) -> str:
+        return self._signer.key.name
+
+    def append(self, work: Work) -> Appended:
+        """Durable and published when this returns; all of `work` or nothing of it.
+
+        StorageError means that the outcome is unknown until the log is read again: the entries may have
+        been committed and only their publication have failed, in which case the next publication brings
+        them out.
+        """
+        pending = _Pending(work)
+        with self._queued:
+            self._queue.append(pending)
+        with self._turn:
+            if not pending.done:
+                with self._queued:
+                    batch, self._queue = self._queue, []
+                self._run(batch)
+        if pending.error is not None:
+            raise pending.error
+        if pending.result is None:
+            raise Misuse("The work was not carried out.")
+        return pending.result
+
+    def _run(self, batch: list[_Pending]) -> None:
+        try:
+            try:
+                self._commit(batch)
+            except (Misuse, Refused):
+                # One caller's mistake is not the others': nothing was committed, so each goes alone.
+                if len(batch) == 1:
+                    raise
+                for pending in batch:
+                    self._run([pending])
+                return
+            checkpoint = self._publish()
+            for pending in batch:
+                pending.result = Appended(*pending.place, checkpoint)
+        except BaseException as error:
+            for pending in batch:
+                # Each thread raises its own exception object, lest they share one traceback.
+                pending.error = error if pending is batch[-1] else _again(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for pending in batch:
+                pending.done = True
+
+    def _commit(self, batch: list[_Pending]) -> None:
+        with self._store.write() as tx:
+            old = tx.head()
+            now, size = old.recorded_at, old.size
+            rows: list[EntryRow] = []
+            hashes: list[bytes] = []
+            for pending in batch:
+                now = max(to_micros(self._clock()), now + 1)
+                staged = pending.work.stage(tx, size, now)
+                randoms = self._random(10 * len(staged))
+                for i, (type_, commit, policy, side) in enumerate(staged):
+                    leaf = Leaf(uuid7(now, randoms[10 * i : 10 * i + 10]), type_, now, policy, commit).to_bytes()
+                    rows.append(EntryRow(size + i, leaf, side))
+                    hashes.append(sha256(b"\x00" + leaf).digest())
+                pending.place = (size, len(staged))
+                size += len(staged)
+            tx.add_entries(rows)
+            tx.set_head(old, Head(size, _extend(tx, old.size, hashes), now))
+
+    def publish(self) -> Checkpoint:
+        """Bring the directory up to the database: after a crash, a restore, or another process's append."""
+        with self._turn:
+            return self._publish()
+
+    def _publish(self) -> Checkpoint:
+        if self.static is None:
+            with self._store.read() as view:
+                checkpoint = self._sign(view, self._latest)
+        else:
+            with self.static.exclusive(), self._store.read() as view:
+                before = self.static.published()
+                checkpoint = self._sign(view, before)
+                if before is None or before.size < checkpoint.size:
+                    self.static.publish(_files(view, before.size if before else 0, checkpoint.size), checkpoint)
+        self._latest = checkpoint
+        return checkpoint
+
+    def _sign(self, view: LedgerView, before: Checkpoint | None) -> Checkpoint:
+        """Sign the stored head, having re-derived it from the tiles and checked that it extends `before`."""
+        head = view.head()
+        subtree = subtree_from_tiles(_trimmed(view, head.size))
+        if tree_root(head.size, subtree) != head.root:
+            raise Tampered("The stored tiles do not have the stored root; nothing was signed.")
+        if before is not None:
+            if before.size > head.size:
+                raise RolledBack(
+                    "The database holds less history than was signed before.",
+                    advice="It was restored from an older backup. Restore a newer one.",
+                )
+            if tree_root(before.size, subtree) != before.root:
+                raise RolledBack("The database holds another history than was signed before.")
+        return sign_checkpoint(head.size, head.root, self._signer)
+
+    def checkpoint(self) -> Checkpoint:
+        """The newest signed checkpoint."""
+        return self._latest or self.publish()
+
+    def prove(self, index: int) -> EntryProof:
+        """Entry `index` with its inclusion proof in the newest checkpoint."""
+        return self.prove_many([index])[0]
+
+    def prove_many(self, indexes: Sequence[int], checkpoint: Checkpoint | None = None) -> list[EntryProof]:
+        """Proofs into one checkpoint. Raises Misuse for an index outside it."""
+        at = checkpoint or self.checkpoint()
+        if not all(0 <= index < at.size for index in indexes):
+            raise Misuse("The log has no entry of this index.", code="not_found")
+        with self._store.read() as view:
+            subtree = subtree_from_tiles(_cached(_trimmed(view, at.size)))
+            out = []
+            for index in indexes:
+                entry = view.entries(index, index + 1)[0].leaf
+                out.append(EntryProof(index, entry, tuple(inclusion_proof(index, at.size, subtree)), at.text))
+            return out
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """The proof that the tree of size `new` extends that of size `old`."""
+        with self._store.read() as view:
+            if not 0 <= old <= new <= view.head().size:
+                raise Misuse("The log has not had these sizes.")
+            return consistency_proof(old, new, subtree_from_tiles(_cached(_trimmed(view, new))))
+
+
+def _again(error: BaseException) -> BaseException:
+    if isinstance(error, StorageError):
+        return type(error)(error.detail, advice=error.advice)
+    return StorageError("Another request of the same batch failed; nothing was acknowledged.")
+
+
+def _extend(tx: LedgerTransaction, old: int, hashes: Sequence[bytes]) -> bytes:
+    """Append leaf hashes to the stored tiles; only the right edge is read. Returns the new root."""
+    size = old + len(hashes)
+    changed: list[tuple[int, int, bytes]] = []
+    edge: list[bytes] = []
+    level = 0
+    new = b"".join(hashes)
+    while size >> level * TILE_HEIGHT:
+        before = old >> level * TILE_HEIGHT
+        index, width = divmod(before, TILE_WIDTH)
+        stored = tx.tile(level, index)[: width * HASH_SIZE] if width else b""
+        if len(stored) != width * HASH_SIZE:
+            raise Tampered("A stored tile is shorter than the tree; nothing was appended.", code="short_tile")
+        data = stored + new
+        full = len(data) // _TILE_BYTES
+        carried = []
+        for i in range(full):
+            tile = data[i * _TILE_BYTES : (i + 1) * _TILE_BYTES]
+            changed.append((level, index + i, tile))
+            carried.append(tile_root(tile))
+        rest = data[full * _TILE_BYTES :]
+        if rest and new:
+            changed.append((level, index + full, rest))
+        edge.append(rest)
+        new = b"".join(carried)
+        level += 1
+    tx.put_tiles(changed)
+    return root_from_edge(edge) if edge else EMPTY_ROOT
+
+
+def _trimmed(view: LedgerView, size: int) -> Callable[[int, int], bytes]:
+    """Tiles as they were at `size`: a later append may have widened the partial ones."""
+
+    def read(level: int, index: int) -> bytes:
+        width = min((size >> level * TILE_HEIGHT) - index * TILE_WIDTH, TILE_WIDTH)
+        return view.tile(level, index)[: max(width, 0) * HASH_SIZE]
+
+    return read
+
+
+def _cached(read: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+    kept: dict[tuple[int, int], bytes] = {}
+
+    def cached(level: int, index: int) -> bytes:
+        found = kept.get((level, index))
+        if found is None:
+            found = kept[level, index] = read(level, index)
+        return found
+
+    return cached
+
+
+def _files(view: LedgerView, old: int, new: int) -> Iterator[tuple[Tile, bytes]]:
+    """What changed in the static log between two sizes, each bundle checked against its tile."""
+    read = _trimmed(view, new)
+    for tile in tiles_between(old, new):
+        data = read(tile.level, tile.index)
+        if len(data) != tile.width * HASH_SIZE:
+            raise Tampered("A stored tile is shorter than the tree; nothing was published.", code="short_tile")
+        yield tile, data
+        if tile.level == 0:
+            start = tile.index * TILE_WIDTH
+            rows = view.entries(start, start + tile.width)
+            if [leaf_hash(row.leaf) for row in rows] != split_hashes(data):
+                raise Tampered("Stored entries do not hash to their tile; nothing was published.")
+            yield Tile(-1, tile.index, tile.width), encode_bundle([row.leaf for row in rows])

@@ -1,0 +1,147 @@
+"""The log as static files that any web server can serve: tiles, entry bundles, checkpoint.
+
+Files appear whole or not at all (temporary name, fsync, rename). Full tiles are never written twice; the
+checkpoint comes last, so that whatever it promises is already there. What was signed and published is also
+the witness against a database that was rolled back: nothing smaller, and nothing else, is ever signed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from consent.checkpoint import Checkpoint, open_checkpoint
+from consent.errors import RolledBack
+from consent.notes import VerifierKey
+from consent.tiles import TILE_WIDTH, Tile, bundle_path, parse_path, tile_path
+from privacy.errors import Misuse, StorageError, Tampered
+
+__all__ = ["CHECKPOINT", "StaticLog", "write_file"]
+
+CHECKPOINT = "checkpoint"
+_PARALLEL = 8
+
+FileWriter = Callable[[Path, bytes], None]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all, durable on return (but for the directory entry)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class StaticLog:
+    """A log directory. `write` is how a file is written, replaceable to inject faults."""
+
+    def __init__(self, directory: Path, key: VerifierKey, write: FileWriter = write_file) -> None:
+        self.directory = Path(directory)
+        self._key = key
+        self._write = write
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One publisher at a time, across processes."""
+        with (self.directory / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def published(self) -> Checkpoint | None:
+        """The checkpoint on disk; None before the first. Raises RolledBack if it is not this log's."""
+        try:
+            data = (self.directory / CHECKPOINT).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError("The published checkpoint cannot be read.") from error
+        try:
+            return open_checkpoint(data, [self._key])
+        except Tampered as error:
+            raise RolledBack(
+                "The published checkpoint is damaged, or another log's.",
+                advice="Restore it from a partner or a backup; do not delete it without finding out why.",
+            ) from error
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes at a tile path or `checkpoint`; None where there is nothing. Never leaves the directory."""
+        if path != CHECKPOINT:
+            try:
+                parse_path(path)
+            except Misuse:
+                return None
+        try:
+            return (self.directory / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError("A published file cannot be read.") from error
+
+    def publish(self, files: Iterator[tuple[Tile, bytes]], checkpoint: Checkpoint) -> None:
+        """Write tiles and bundles, then the checkpoint. Raises Tampered if a full tile is there but differs."""
+        touched: set[Path] = set()
+        completed: list[Path] = []
+        try:
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                for _ in pool.map(self._place, self._targets(files, touched, completed)):
+                    pass
+            for folder in sorted(touched, reverse=True):
+                _sync_directory(folder)
+            self._write(self.directory / CHECKPOINT, checkpoint.text.encode())
+            _sync_directory(self.directory)
+            for stale in completed:
+                shutil.rmtree(stale, ignore_errors=True)
+        except OSError as error:
+            raise StorageError(
+                f"The log could not be published (errno {error.errno}).",
+                advice="What was recorded is safe in the database and is published at the next start.",
+            ) from error
+
+    def _targets(
+        self, files: Iterator[tuple[Tile, bytes]], touched: set[Path], completed: list[Path]
+    ) -> Iterator[tuple[Path, bytes, bool]]:
+        for tile, data in files:
+            path = self.directory / (bundle_path(tile.index, tile.width) if tile.level < 0 else tile_path(tile))
+            folder = path.parent
+            new = []
+            while folder not in touched and folder != self.directory:
+                new.append(folder)
+                folder = folder.parent
+            path.parent.mkdir(parents=True, exist_ok=True)
+            touched.update(new, [self.directory])
+            if tile.width == TILE_WIDTH:
+                completed.append(path.with_name(path.name + ".p"))
+            yield path, data, tile.full
+
+    def _place(self, target: tuple[Path, bytes, bool]) -> None:
+        path, data, full = target
+        if full:
+            try:
+                there = path.read_bytes()
+            except FileNotFoundError:
+                pass
+            else:
+                if there != data:
+                    raise Tampered("A published tile differs from the database.", code="tile_changed")
+                return
+        self._write(path, data)

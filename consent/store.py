@@ -1,0 +1,278 @@
+"""The storage contract of the ledger.
+
+One durable transaction holds everything a batch of events changes: entries, tiles, head, sealed payloads,
+state and outbox. Either all of it is there afterwards or none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from consent.state import Standing
+
+__all__ = [
+    "EntryRow",
+    "Head",
+    "InboxRow",
+    "LedgerStore",
+    "LedgerTransaction",
+    "LedgerView",
+    "OutboxRow",
+    "PartnerRow",
+    "ReceiptRow",
+    "RestrictionRow",
+    "SideRow",
+    "StandingKey",
+    "SubjectRow",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The tree head as stored: size, 32-byte root, and the newest `recorded_at` (microseconds)."""
+
+    size: int
+    root: bytes
+    recorded_at: int
+
+
+class EntryRow(NamedTuple):
+    idx: int
+    leaf: bytes
+    side: int
+
+
+class SideRow(NamedTuple):
+    first_index: int
+    subject: bytes | None
+    sealed: bytes
+
+
+class SubjectRow(NamedTuple):
+    handle: bytes
+    wrapped_key: bytes
+    identifiers: bytes
+    created_at: int
+
+
+class StandingKey(NamedTuple):
+    purpose: str
+    partner: str
+    subject: bytes
+
+
+class OutboxRow(NamedTuple):
+    partner: str
+    seq: int
+    idx: int
+    subject: bytes
+    type: str
+    purposes: str
+    effective_at: int
+    recorded_at: int
+    received_at: int | None = None
+    enforced_at: int | None = None
+    acked_at: int | None = None
+
+
+class InboxRow(NamedTuple):
+    partner: str
+    seq: int
+    digest: bytes
+    idx: int
+    received_at: int
+    enforced_at: int
+
+
+class RestrictionRow(NamedTuple):
+    partner: str
+    kind: str
+    pseudonym: bytes
+    purpose: str
+    restricted_at: int | None
+    lifted_at: int | None
+    idx: int
+
+
+class ReceiptRow(NamedTuple):
+    id: str
+    idx: int
+    kind: str
+    purpose: str
+    partner: str
+    job: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerRow:
+    """A partner who joined, and both directions of the feed with them."""
+
+    name: str
+    vkey: str
+    joined_index: int
+    sent_seq: int = 0
+    acked_seq: int = 0
+    acked_size: int = 0
+    failures: int = 0
+    next_attempt_at: int = 0
+    last_error: str | None = None
+    heard_seq: int = 0
+    heard_size: int = 0
+    heard_root: bytes | None = field(default=None, repr=False)
+    heard_checkpoint: str | None = field(default=None, repr=False)
+    heard_at: int | None = None
+
+
+class LedgerView(Protocol):
+    """A consistent snapshot: everything read through one view belongs to one committed head."""
+
+    def head(self) -> Head: ...
+
+    def tile(self, level: int, index: int) -> bytes:
+        """The hashes stored for a tile, b"" where there is none."""
+        ...
+
+    def entries(self, start: int, end: int) -> list[EntryRow]:
+        """Rows with start ≤ index < end, in order."""
+        ...
+
+    def side(self, first_index: int) -> SideRow | None: ...
+
+    def sides(self, start: int, end: int) -> list[SideRow]:
+        """Rows with start ≤ first_index < end, in order."""
+        ...
+
+    def sides_of(self, subject: bytes) -> list[SideRow]: ...
+
+    def find_subjects(self, lookups: Sequence[bytes]) -> dict[bytes, bytes]:
+        """lookup → handle, for those known."""
+        ...
+
+    def subjects(self, handles: Sequence[bytes]) -> dict[bytes, SubjectRow]: ...
+
+    def all_subjects(self) -> Iterable[SubjectRow]: ...
+
+    def aliases_of(self, subject: bytes) -> dict[bytes, str]:
+        """lookup → kind."""
+        ...
+
+    def count_aliases(self) -> int: ...
+
+    def standings(self, keys: Sequence[StandingKey]) -> dict[StandingKey, Standing]: ...
+
+    def all_standings(self) -> Iterable[tuple[StandingKey, Standing]]: ...
+
+    def allowed_lookups(
+        self, kind: str, partner: str, at: int, oldest_grant: Mapping[str, int]
+    ) -> tuple[list[bytes], int | None]:
+        """The lookups of everybody `consent.state.decide` would allow, and the next expiry among them.
+
+        `oldest_grant` maps each purpose of the ancestry to the oldest tree version whose grant counts;
+        purposes that can only restrict map to a version that never comes.
+        """
+        ...
+
+    def restrictions(self, partner: str, kind: str | None, purposes: Sequence[str]) -> list[RestrictionRow]: ...
+
+    def policies(self) -> list[tuple[int, str, int]]:
+        """(index, hash, version), oldest first."""
+        ...
+
+    def partners(self) -> list[PartnerRow]: ...
+
+    def partner(self, name: str) -> PartnerRow | None: ...
+
+    def outbox(self, partner: str, after: int, limit: int) -> list[OutboxRow]:
+        """Rows with seq > after, in order, acknowledged or not."""
+        ...
+
+    def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
+        """(recorded_at, enforced_at, acked_at) of every row."""
+        ...
+
+    def told(self, partner: str, subjects: Sequence[bytes]) -> set[bytes]:
+        """Those of `subjects` about whom anything was ever queued for the partner."""
+        ...
+
+    def inbox(self, partner: str, first: int, last: int) -> dict[int, InboxRow]: ...
+
+    def all_restrictions(self) -> Iterable[RestrictionRow]: ...
+
+    def receipt(self, receipt_id: str) -> ReceiptRow | None: ...
+
+    def members(self, receipt_id: str) -> bytes | None: ...
+
+    def receipts(self, before: int | None, limit: int, kind: str | None, partner: str | None) -> list[ReceiptRow]:
+        """Newest first, with index < before."""
+        ...
+
+
+class LedgerTransaction(LedgerView, Protocol):
+    """The one write transaction. It sees its own writes."""
+
+    def set_head(self, old: Head, new: Head) -> None:
+        """Compare and swap. Raises HeadMoved, leaving nothing, unless the stored head equals `old`."""
+        ...
+
+    def put_tiles(self, tiles: Sequence[tuple[int, int, bytes]]) -> None:
+        """(level, index, hashes), replacing what is there."""
+        ...
+
+    def add_entries(self, rows: Sequence[EntryRow]) -> None:
+        """Raises StorageError if an index is taken."""
+        ...
+
+    def add_sides(self, rows: Sequence[SideRow]) -> None: ...
+
+    def add_subjects(self, rows: Sequence[SubjectRow]) -> None: ...
+
+    def put_identifiers(self, handle: bytes, sealed: bytes) -> None: ...
+
+    def add_aliases(self, rows: Sequence[tuple[bytes, str, bytes]]) -> None:
+        """(lookup, kind, handle)."""
+        ...
+
+    def put_standings(self, rows: Mapping[StandingKey, Standing], existing: set[StandingKey]) -> None: ...
+
+    def add_policy(self, index: int, hash_: str, version: int, document: str) -> None: ...
+
+    def put_partner(self, row: PartnerRow) -> None: ...
+
+    def add_outbox(self, rows: Sequence[OutboxRow]) -> None: ...
+
+    def acknowledge(
+        self, partner: str, first: int, last: int, received_at: int, enforced_at: int, acked_at: int
+    ) -> int:
+        """Mark outbox rows first..last acknowledged unless they are already; returns how many were not."""
+        ...
+
+    def add_inbox(self, rows: Sequence[InboxRow]) -> None: ...
+
+    def put_restrictions(self, rows: Sequence[RestrictionRow]) -> None: ...
+
+    def add_receipt(self, row: ReceiptRow, members: bytes) -> None:
+        """Raises StorageError if the id is taken."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """Durable, transactional storage.
+
+    - `write` gives one transaction at a time across all processes on this storage: a second caller waits.
+      When the block ends without an exception everything in it is durable (fsynced) and visible; when it
+      ends with one, nothing of it is.
+    - `read` never waits for a writer for longer than it takes to open a snapshot.
+    - Failures come out as StorageError, whose text holds no value from a row.
+    """
+
+    def prepare(self) -> None:
+        """Make sure the head row exists (size 0). Idempotent. The tables must exist."""
+        ...
+
+    def read(self) -> AbstractContextManager[LedgerView]: ...
+
+    def write(self) -> AbstractContextManager[LedgerTransaction]: ...

@@ -1,0 +1,156 @@
+"""The tables of the ledger. Times are microseconds since 1970 UTC.
+
+No column holds an identifier in the clear: `identifiers` and `sealed` are encrypted, `lookup` and
+`pseudonym` are keyed hashes, `subject` is a random handle.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = ["metadata"]
+
+metadata = sa.MetaData()
+
+_index = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # so that SQLite uses its rowid
+_name = sa.String(160)
+
+head = sa.Table(
+    "consent_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+entries = sa.Table(
+    "consent_entries",
+    metadata,
+    sa.Column("idx", _index, primary_key=True, autoincrement=False),
+    sa.Column("leaf", sa.LargeBinary, nullable=False),
+    sa.Column("side", sa.BigInteger, nullable=False),
+)
+tiles = sa.Table(
+    "consent_tiles",
+    metadata,
+    sa.Column("level", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("idx", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hashes", sa.LargeBinary, nullable=False),
+)
+side = sa.Table(
+    "consent_side",
+    metadata,
+    sa.Column("first_index", _index, primary_key=True, autoincrement=False),
+    sa.Column("subject", sa.LargeBinary, nullable=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Index("consent_side_subject", "subject"),
+)
+subjects = sa.Table(
+    "consent_subjects",
+    metadata,
+    sa.Column("handle", sa.LargeBinary, primary_key=True),
+    sa.Column("wrapped_key", sa.LargeBinary, nullable=False),
+    sa.Column("identifiers", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+aliases = sa.Table(
+    "consent_aliases",
+    metadata,
+    sa.Column("lookup", sa.LargeBinary, primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("subject", sa.LargeBinary, nullable=False),
+    sa.Index("consent_aliases_subject", "subject"),
+)
+state = sa.Table(
+    "consent_state",
+    metadata,
+    sa.Column("purpose", _name, primary_key=True),
+    sa.Column("partner", _name, primary_key=True),
+    sa.Column("subject", sa.LargeBinary, primary_key=True),
+    sa.Column("granted_at", sa.BigInteger, nullable=True),
+    sa.Column("granted_version", sa.Integer, nullable=True),
+    sa.Column("expires_at", sa.BigInteger, nullable=True),
+    sa.Column("granted_index", sa.BigInteger, nullable=True),
+    sa.Column("restricted_at", sa.BigInteger, nullable=True),
+    sa.Column("restriction", sa.String(32), nullable=True),
+    sa.Column("restricted_index", sa.BigInteger, nullable=True),
+    sa.Index("consent_state_subject", "subject"),
+)
+policies = sa.Table(
+    "consent_policies",
+    metadata,
+    sa.Column("idx", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+partners = sa.Table(
+    "consent_partners",
+    metadata,
+    sa.Column("name", _name, primary_key=True),
+    sa.Column("vkey", sa.String(512), nullable=False),
+    sa.Column("joined_index", sa.BigInteger, nullable=False),
+    # what this node sends: sequence numbers handed out and acknowledged, and the tree size acknowledged
+    sa.Column("sent_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("acked_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("acked_size", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_attempt_at", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.String(64), nullable=True),
+    # what this node has heard: the partner's newest consistent tree head
+    sa.Column("heard_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("heard_size", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("heard_root", sa.LargeBinary, nullable=True),
+    sa.Column("heard_checkpoint", sa.Text, nullable=True),
+    sa.Column("heard_at", sa.BigInteger, nullable=True),
+)
+outbox = sa.Table(
+    "consent_outbox",
+    metadata,
+    sa.Column("partner", _name, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("idx", sa.BigInteger, nullable=False),
+    sa.Column("subject", sa.LargeBinary, nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("purposes", sa.Text, nullable=False),
+    sa.Column("effective_at", sa.BigInteger, nullable=False),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sa.Column("received_at", sa.BigInteger, nullable=True),
+    sa.Column("enforced_at", sa.BigInteger, nullable=True),
+    sa.Column("acked_at", sa.BigInteger, nullable=True),
+    sa.Index("consent_outbox_subject", "subject"),
+)
+inbox = sa.Table(
+    "consent_inbox",
+    metadata,
+    sa.Column("partner", _name, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("idx", sa.BigInteger, nullable=False),
+    sa.Column("received_at", sa.BigInteger, nullable=False),
+    sa.Column("enforced_at", sa.BigInteger, nullable=False),
+)
+restrictions = sa.Table(
+    "consent_restrictions",
+    metadata,
+    sa.Column("partner", _name, primary_key=True),
+    sa.Column("kind", sa.String(32), primary_key=True),
+    sa.Column("pseudonym", sa.LargeBinary, primary_key=True),
+    sa.Column("purpose", _name, primary_key=True),
+    sa.Column("restricted_at", sa.BigInteger, nullable=True),
+    sa.Column("lifted_at", sa.BigInteger, nullable=True),
+    sa.Column("idx", sa.BigInteger, nullable=False),
+)
+receipts = sa.Table(
+    "consent_receipts",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("idx", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("purpose", _name, nullable=False),
+    sa.Column("partner", _name, nullable=False),
+    sa.Column("job", sa.String(160), nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("members", sa.LargeBinary, nullable=False),
+)
