@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -35,6 +36,7 @@ __all__ = [
 
 QueryType = Literal["overlap", "measure", "align"]
 QUERY_TYPES: tuple[QueryType, ...] = ("overlap", "measure", "align")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FORBID = ConfigDict(extra="forbid")
 
 T = TypeVar("T", bound="_Document")
@@ -76,19 +78,21 @@ class _Document:
 
 
 def _name(text: str, what: str) -> None:
-    if not (0 < len(text) <= 64) or not all(c.isalnum() or c in "-_." for c in text):
+    if not _NAME.fullmatch(text):
         raise Misuse(f"{what} must be 1 to 64 letters, digits, '-', '_' or '.'.", code="malformed_document")
 
 
 @dataclass(frozen=True, slots=True)
 class Party(_Document):
-    """One partner: the name it goes by, where its node is, its pinned Ed25519 key and its X25519 public."""
+    """One partner: the name it goes by, where its node is, its pinned Ed25519 key, its X25519 public key and
+    the verifier key of its consent log."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
     name: str
     url: str
     key: str
     exchange: str = ""
+    log_vkey: str = ""
 
     def __post_init__(self) -> None:
         _name(self.name, "party name")

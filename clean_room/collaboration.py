@@ -31,12 +31,13 @@ from clean_room.datasets import Catalogue
 from clean_room.storage import CollaborationRow, CollaborationStore
 from clean_room.transport import post_document
 from consent.encoding import canonical_json
+from consent.events import EventType
 from consent.peers import PeerConnection
 from privacy.errors import ComityError, Misuse, Refused, Tampered
 from privacy.keys import KeyRing
 from privacy.signing import PublicKey, SigningKey
 
-__all__ = ["Collaborations", "PartnerPin", "PartnerRecorder"]
+__all__ = ["Collaborations", "PartnerPin", "PartnerLedger"]
 
 _INVITE = "collaboration-invitation"
 _ACCEPT = "collaboration-acceptance"
@@ -54,10 +55,18 @@ class PartnerPin:
     key: PublicKey
 
 
-class PartnerRecorder(Protocol):
-    """Where joining and leaving is logged. Returns only once the entry is durable."""
+class PartnerLedger(Protocol):
+    """The part of the consent ledger that agreements need; every call is durable when it returns."""
 
-    def __call__(self, event: str, payload: Mapping[str, object], /) -> None: ...
+    @property
+    def vkey(self) -> str:
+        """Verifier key of this node's own log."""
+
+    def join_partner(self, name: str, vkey: str) -> None:
+        """Pin a partner's log key and start the feed with it; repeating it changes nothing."""
+
+    def record_system(self, type_: EventType, fields: Mapping[str, object]) -> object:
+        """Write an event that is about no single person."""
 
 
 class Collaborations:
@@ -73,7 +82,7 @@ class Collaborations:
         keyring: KeyRing,
         catalogue: Catalogue,
         connect: Callable[[PartnerPin], PeerConnection],
-        record: PartnerRecorder,
+        ledger: PartnerLedger,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
     ) -> None:
@@ -84,7 +93,7 @@ class Collaborations:
         self._keyring = keyring
         self._catalogue = catalogue
         self._connect = connect
-        self._record = record
+        self._ledger = ledger
         self._clock = clock
         self._random = random
         self._lock = threading.Lock()
@@ -271,6 +280,13 @@ class Collaborations:
         """A connection to the other side."""
         return self._connect(self.partner(collaboration))
 
+    def keys(self, collaboration: str) -> dict[str, PublicKey]:
+        """Both parties' keys by name, also of a collaboration that has been left: receipts outlive it."""
+        document = self._row(collaboration).documents.get("agreement")
+        if document is None:
+            raise Refused("that collaboration was never agreed.", code="not_agreed")
+        return {p.name: PublicKey.from_text(p.key) for p in Agreement.from_document(document).parties}
+
     def pins(self) -> list[PartnerPin]:
         """Every partner whose signed requests this node accepts now (invited, accepting or agreed)."""
         return [
@@ -302,7 +318,11 @@ class Collaborations:
     def _party(self, secret: bytes) -> Party:
         public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
         return Party(
-            name=self._name, url=self._url, key=self._identity.public.to_text(), exchange=_text(public)
+            name=self._name,
+            url=self._url,
+            key=self._identity.public.to_text(),
+            exchange=_text(public),
+            log_vkey=self._ledger.vkey,
         )
 
     def _seal(self, secret: bytes, what: str, collaboration: str) -> bytes:
@@ -400,8 +420,9 @@ class Collaborations:
             if self._row(row.id).agreement_hash == agreement.hash:
                 return
             # Logged before it takes effect: a crash in between leaves an entry whose joining is repeated.
-            self._record(
-                "partner.joined",
+            self._ledger.join_partner(row.partner, other.log_vkey)
+            self._ledger.record_system(
+                EventType.PARTNER_JOINED,
                 {
                     "partner": row.partner,
                     "partner_key": row.partner_key,
@@ -423,7 +444,9 @@ class Collaborations:
             updated_at=self._clock().isoformat(),
         )
         if row.state == "agreed":
-            self._record("partner.removed", {"partner": row.partner, "agreement_hash": row.agreement_hash})
+            self._ledger.record_system(
+                EventType.PARTNER_REMOVED, {"partner": row.partner, "agreement_hash": row.agreement_hash}
+            )
         if not self._store.replace(ended, was=row.state):
             raise Misuse("the collaboration changed meanwhile; try again.", code="illegal_step")
         return ended

@@ -29,6 +29,7 @@ from clean_room.jobs import Job, JobError, JobState, Query, Role
 from clean_room.noise import DrawnNoise, NoiseSource
 from clean_room.preview import preview
 from clean_room.questions import asked_of
+from clean_room.receipts import verify
 from clean_room.rules import AGREED
 from clean_room.runner import AnalystRunner
 from clean_room.storage import Store
@@ -36,7 +37,7 @@ from clean_room.transport import JobTransport
 from clean_room.uses import UseRecorder
 from consent.encoding import canonical_json
 from privacy.budget import BudgetLedger, BudgetStatus
-from privacy.errors import Misuse
+from privacy.errors import ComityError, Misuse
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
 
@@ -258,6 +259,17 @@ class CleanRoom:
         if row is None:
             raise Misuse("no such receipt.", code="unknown_receipt")
         return row.document
+
+    def verify_receipt(self, receipt: Mapping[str, Any]) -> bool:
+        """Whether both signatures on a stored receipt hold under the keys of its agreement."""
+        body = receipt["body"]
+        try:
+            keys = self.collaborations.keys(body["collaboration"])
+            analyst, contributor = (keys[body[side]["partner"]] for side in ("analyst", "contributor"))
+            verify(receipt, analyst=analyst, contributor=contributor)
+        except (ComityError, KeyError):
+            return False
+        return True
 
     def budgets(self, lineage: str | None = None) -> list[BudgetStatus]:
         """What partners have spent of this node's datasets."""
