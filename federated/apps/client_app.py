@@ -45,14 +45,24 @@ def _reply(message: Message, outcome: Outcome) -> Message:
 
 
 def client_app(
-    run: str, party: Party, *, failed: Callable[[ComityError], None] = lambda _e: None
+    run: str,
+    party: Party,
+    *,
+    done: Callable[[int, Outcome], None] = lambda _round, _outcome: None,
+    failed: Callable[[ComityError], None] = lambda _error: None,
 ) -> ClientApp:
-    """The `ClientApp` of `party` in `run`; `failed` hears of the error behind an error reply."""
+    """The `ClientApp` of `party` in `run`.
+
+    `done` hears of a round's outcome before the reply leaves; `failed` of the error behind an error reply.
+    """
     app = ClientApp()
 
     def answered(message: Message, step: Callable[[int, str], Outcome]) -> Message:
         try:
-            return _reply(message, step(*_task(message, run)))
+            number, nonce = _task(message, run)
+            outcome = step(number, nonce)
+            done(number, outcome)
+            return _reply(message, outcome)
         except ComityError as error:
             failed(error)
             return Message(Error(code=1, reason=error.code), reply_to=message)

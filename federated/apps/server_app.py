@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from federated.errors import PartnerFailed, PeerUnreachable, ReceiptInvalid
 from federated.gate import ReceiptExpectation, RoundReceipt
-from federated.vertical.parties import RunTerms
+from federated.vertical.terms import RunTerms
 from privacy.signing import PublicKey
 
 __all__ = ["NodeSeat", "RoundSummary", "RunSummary", "TrainingPlan", "server_app"]

@@ -38,10 +38,8 @@ does not fit raises PeerViolation and leaves the state as it was, to be used aga
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +53,6 @@ from federated.vertical.encryption import (
     SecretKeyHolder,
     center,
 )
-from federated.vertical.fixed_point import FixedPoint
 from federated.vertical.messages import (
     Closing,
     Direction,
@@ -65,6 +62,7 @@ from federated.vertical.messages import (
     SlotSums,
     Standing,
 )
+from federated.vertical.terms import RoundTerms
 
 __all__ = [
     "ActiveAwaitingDirection",
@@ -86,33 +84,6 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _LARGEST_SCORE = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTerms:
-    """What both sides know before a round; a mismatch ends it at the first message."""
-
-    run: str
-    round: int
-    rows: int
-    """Training rows n, in the shared order."""
-    features: int
-    """Passive columns p_X."""
-    epochs: int
-    fixed_point: FixedPoint
-    l2: float = 1.0
-    """λ, on the sum of losses; 1 is scikit-learn's default C = 1."""
-    tolerance: float = 1e-4
-    """Stop when the predicted gain in total log-likelihood (nats) of another direction is below this."""
-
-    def __post_init__(self) -> None:
-        if min(self.rows, self.features, self.epochs, self.round) < 1 or self.l2 <= 0 or self.tolerance < 0:
-            raise TrainingMisuse("Rounds, rows, features, epochs and the L2 penalty must all be positive.")
-
-    def digest(self) -> bytes:
-        """SHA-256 of the terms as sorted JSON."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(b"comity/federated/logistic/v1\n" + text.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

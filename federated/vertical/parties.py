@@ -22,7 +22,6 @@ from federated.errors import PeerViolation, TrainingMisuse
 from federated.gate import GatedRows, RoundReceipt
 from federated.vertical import logistic, regression
 from federated.vertical.encryption import Random
-from federated.vertical.fixed_point import FixedPoint
 from federated.vertical.messages import (
     Closing,
     Direction,
@@ -33,9 +32,10 @@ from federated.vertical.messages import (
     SlotSums,
     Standing,
 )
-from federated.vertical.regression import Partition, Standardiser
+from federated.vertical.regression import Standardiser
+from federated.vertical.terms import RunTerms
 
-__all__ = ["ActiveParty", "Gate", "ModelPart", "Outcome", "Party", "PassiveParty", "RunTerms"]
+__all__ = ["ActiveParty", "Gate", "ModelPart", "Outcome", "Party", "PassiveParty"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,39 +44,6 @@ class Gate(Protocol):
     """Gives out a run's consented rows once a round (see `federated.gate.DataGate`)."""
 
     def features(self, run: str, round: int, purpose: str, *, nonce: str) -> GatedRows: ...  # noqa: A002
-
-
-@dataclass(frozen=True, slots=True)
-class RunTerms:
-    """What both partners agree before a run."""
-
-    run: str
-    purpose: str
-    rows: int
-    """Aligned people, in the shared order."""
-    features: int
-    """Columns of the passive side."""
-    rounds: int = 3
-    epochs: int = 4
-    test_fraction: float = 0.25
-    l2: float = 1.0
-    tolerance: float = 0.01
-
-    def partition(self) -> Partition:
-        return Partition.of(self.run, self.rows, self.test_fraction)
-
-    def of_round(self, number: int, rows: int) -> logistic.RoundTerms:
-        """Terms of one training round over `rows` training rows."""
-        return logistic.RoundTerms(
-            run=self.run,
-            round=number,
-            rows=rows,
-            features=self.features,
-            epochs=self.epochs,
-            fixed_point=FixedPoint.for_rows(rows),
-            l2=self.l2,
-            tolerance=self.tolerance,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +165,7 @@ class ActiveParty:
             if weights is not None and self._standardiser is not None:
                 rescaled = _rescaled(weights[1:], self._standardiser, standardiser)
                 weights = np.concatenate([weights[:1], rescaled])
-            done = self._exchange(number, data, weights)
+            done, directions = self._exchange(number, data, weights)
             self._weights, self._standardiser = done.weights, standardiser
             self._alone = regression.fit(
                 np.hstack([np.ones((int(live.sum()), 1)), data.columns[live]]),
@@ -206,11 +173,12 @@ class ActiveParty:
                 np.concatenate([[0.0], np.full(len(self._columns), self._terms.l2)]),
                 np.zeros(1 + len(self._columns)),
             )
-        return Outcome(rows.receipt, done.epochs, time.monotonic() - began)
+        shown = {"directions": float(directions)}
+        return Outcome(rows.receipt, done.epochs, time.monotonic() - began, shown)
 
     def _exchange(
         self, number: int, data: logistic.ActiveData, weights: Floats | None
-    ) -> logistic.ActiveDone:
+    ) -> tuple[logistic.ActiveDone, int]:
         channel = self._channel
         terms = self._terms.of_round(number, len(data.labels))
         opened, opening = logistic.start_active(terms, data, weights=weights)
@@ -225,7 +193,7 @@ class ActiveParty:
             if isinstance(state, logistic.ActiveDone) or isinstance(message, Closing):
                 channel.send(message.to_bytes())
                 assert isinstance(state, logistic.ActiveDone)  # noqa: S101 - narrows the pair for the checker
-                return state
+                return state, len(message.coefficients)
             waiting, residuals = state, message
 
     def evaluate(self, number: int, nonce: str) -> Outcome:
