@@ -82,28 +82,38 @@ def load_library() -> ctypes.CDLL:
     )
 
 
+def eight_lanes(cpuinfo: str) -> Multiply:
+    """`mbx_x25519_mb8`, if this processor runs it; EngineUnavailable if not.
+
+    The processor is asked twice, by its flags and by the library; no kernel runs unless both say yes.
+    """
+    if not cpu_supports_ifma(cpuinfo):
+        raise EngineUnavailable(
+            "The engine ipp needs Linux and a processor with AVX-512 IFMA.",
+            advice="Use auto or cryptography.",
+        )
+    library = load_library()
+    if not library.mbx_get_algo_info(_X25519) & LANES:
+        raise EngineUnavailable(
+            "The engine ipp has no X25519 for this processor.", advice="Use auto or cryptography."
+        )
+    multiply: Multiply = library.mbx_x25519_mb8
+    return multiply
+
+
 class IppBlinder:
     """The fast engine. The constructor raises EngineUnavailable where it would not run.
 
-    The processor is asked twice, by its flags and by the library; no kernel runs unless both say yes.
+    `multiply` is the eight-lane function (shared, private, public) → status; the library's by default.
     """
 
     name = "ipp"
 
-    def __init__(self) -> None:
-        if not _CPUINFO.exists() or not cpu_supports_ifma(
-            _CPUINFO.read_text(encoding="utf-8", errors="replace")
-        ):
-            raise EngineUnavailable(
-                "The engine ipp needs Linux and a processor with AVX-512 IFMA.",
-                advice="Use auto or cryptography.",
-            )
-        library = load_library()
-        if not library.mbx_get_algo_info(_X25519) & LANES:
-            raise EngineUnavailable(
-                "The engine ipp has no X25519 for this processor.", advice="Use auto or cryptography."
-            )
-        self._multiply = library.mbx_x25519_mb8
+    def __init__(self, multiply: Multiply | None = None) -> None:
+        if multiply is None:
+            cpuinfo = _CPUINFO.read_text("utf-8", "replace") if _CPUINFO.exists() else ""
+            multiply = eight_lanes(cpuinfo)
+        self._multiply = multiply
 
     def blind(self, scalar: bytes, points: Buffer) -> bytes:
         """See `Blinder.blind`."""
