@@ -9,18 +9,19 @@ from comity.demo.people import People
 
 __all__ = ["write_notes"]
 
-# {name} {mobile} {id} {card} {email} are filled in; the last ones hold none and only look as if they did.
+# {mobile} {id} {card} {email} are filled in; the last ones hold none and only look as if they did. No names:
+# finding those in free text takes the optional language models.
 _TEMPLATES = (
-    "客户{name}来电，手机{mobile}，要求调高额度。",
+    "客户来电，手机{mobile}，要求调高额度。",
     "身份证{id}已核验，本人到场办理。",
-    "{name}的银行卡{card}遗失，已挂失，回电{mobile}。",
+    "银行卡{card}遗失，已挂失，回电{mobile}。",
     "发票请寄到{email}，谢谢",
     "微信联系不上，改打{mobile}；邮箱{email}已退信。",
     "证件号{id}与卡号{card}不一致，待复核",
-    "Called back on {mobile}; {name} asked for a copy of the statement.",
+    "Called back on {mobile}; asked for a copy of the statement.",
     "Card {card} reported lost, replacement sent.",
     "Prefers e-mail ({email}), do not phone {mobile} before 10:00.",
-    "ID {id} checked at the counter. Name on file: {name}.",
+    "ID {id} checked at the counter.",
     "黄金会员，订单号20250311004518，无需回访。",
     "Order 4411-2093-77 delayed, coupon issued, no call needed.",
     "请尽快处理，客户很着急。",
@@ -47,7 +48,6 @@ def write_notes(
         mobile, card = people.mobile[row], people.card[row]
         notes.append(
             _TEMPLATES[which[place]].format(
-                name=people.name[row],
                 mobile=(mobile, f"{mobile[:3]}-{mobile[3:7]}-{mobile[7:]}", f"+86 {mobile}")[style[place]],
                 id=people.resident_id[row],
                 card=(card, _spaced(card), card)[style[place]],

@@ -25,7 +25,7 @@ __all__ = ["BANK", "LARGEST", "PURPOSES", "SHOP", "SMALLEST", "Inputs", "cut", "
 BANK = "bank"
 SHOP = "shop"
 PURPOSES = ("overlap.reach", "overlap.measure", "overlap.align", "model.credit")
-SMALLEST, LARGEST = 1_600, 400_000
+SMALLEST, LARGEST = 1_900, 400_000
 
 _COLUMNS = {BANK: (*BANK_FEATURES, LABEL), SHOP: SHOP_FEATURES}
 NOTE_SHARE = 0.25
