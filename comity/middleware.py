@@ -62,22 +62,29 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started, status = str(uuid.uuid4()), time.perf_counter(), 0
+        request_id, started, status, received, sent = str(uuid.uuid4()), time.perf_counter(), 0, 0, 0
         scope.setdefault("state", {})["request_id"] = request_id
 
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {
                     **message,
                     "headers": [*message["headers"], (b"x-request-id", request_id.encode())],
                 }
+            sent += len(message.get("body", b""))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive, send_with_id)
+                await self.app(scope, counted, send_with_id)
             except (
                 Exception
             ) as error:  # the one place that may: nothing else stands between it and the caller
@@ -89,7 +96,7 @@ class RequestContext:
                 seconds = time.perf_counter() - started
                 # The template, not the path: a path can hold what it asks about.
                 route = getattr(scope.get("route"), "path", "unrouted")
-                self.metrics.request(scope["method"], route, status, seconds)
+                self.metrics.request(scope["method"], route, status, seconds, received=received, sent=sent)
                 log.info(
                     "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
                 )
