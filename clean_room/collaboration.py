@@ -23,8 +23,6 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from clean_room.agreements import Acceptance, Agreement, Invitation, Party, Terms
 from clean_room.datasets import Catalogue
@@ -34,10 +32,10 @@ from consent.encoding import canonical_json
 from consent.events import EventType
 from consent.peers import PeerConnection
 from privacy.errors import ComityError, Misuse, Refused, Tampered
-from privacy.keys import KeyRing
+from privacy.keys import KeyRing, hkdf_sha256
 from privacy.signing import PublicKey, SigningKey
 
-__all__ = ["Collaborations", "PartnerPin", "PartnerLedger"]
+__all__ = ["Collaborations", "PartnerLedger", "PartnerPin"]
 
 _INVITE = "collaboration-invitation"
 _ACCEPT = "collaboration-acceptance"
@@ -481,9 +479,7 @@ def _pair_key(secret: bytes, public: bytes, agreement_hash: str) -> bytes:
     except ValueError:
         raise Tampered("the partner's exchange key is not a usable X25519 point.") from None
     salt = bytes.fromhex(agreement_hash)
-    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"comity/clean-room/pair-key/v1").derive(
-        shared
-    )
+    return hkdf_sha256(shared, info=b"comity/clean-room/pair-key/v1", salt=salt)
 
 
 def _aad(what: str, collaboration: str) -> bytes:

@@ -241,18 +241,24 @@ class Dataset:
                 f"the file of dataset {self.name} is not Arrow IPC.", code="unreadable_file"
             ) from None
 
-    def _view(self, connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
-        self._run(connection, f"CREATE VIEW {name} AS SELECT * FROM {source}")  # noqa: S608 quoted above
-
     def _types(self, connection: duckdb.DuckDBPyConnection, view: str) -> dict[str, str]:
-        described = self._run(connection, f"DESCRIBE {view}")
+        described = self._run(connection, f"DESCRIBE SELECT * FROM {view}")  # noqa: S608 own names
         return dict(
             zip(described["column_name"].to_pylist(), described["column_type"].to_pylist(), strict=True)
         )
 
+    def _view(self, connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
+        with self._explained():
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")  # noqa: S608 quoted above
+
     def _run(self, connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+        with self._explained():
+            return connection.sql(sql).to_arrow_table()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return connection.execute(sql).to_arrow_table()
+            yield
         except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException):
             raise Misuse(
                 f"an expression of dataset {self.name} in datasets.toml does not fit its file.",

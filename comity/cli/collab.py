@@ -1,0 +1,218 @@
+"""`comity collab`: agree with a partner what may be asked, look at what is agreed, leave."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from comity.cli.calling import ApiKey, Url, calling
+from comity.cli.output import Directory, Json, document, show, table
+from privacy.errors import BadInput, Misuse
+
+if TYPE_CHECKING:
+    from clean_room.schemas import CollaborationOut
+
+app = typer.Typer(no_args_is_help=True, help="Agree with a partner what may be asked.")
+
+Terms = Annotated[
+    Path | None,
+    typer.Option("--terms", help="A collaboration.toml with this side's terms.", dir_okay=False, exists=True),
+]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", help="Offer only this dataset; repeatable.", show_default="all offered"),
+]
+
+
+def _terms(path: Path) -> dict[str, Any]:
+    from clean_room.agreements import Terms as Agreed
+
+    try:
+        return Agreed.from_toml(path.read_text("utf-8")).document()
+    except (OSError, UnicodeDecodeError):
+        raise BadInput(f"{path} cannot be read as UTF-8 text.") from None
+
+
+def _invitation(path: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError):
+        raise BadInput(
+            f"{path} is not an invitation.", advice="Pass the file as the partner sent it."
+        ) from None
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} is not an invitation.", advice="Pass the file as the partner sent it.")
+    return found
+
+
+@app.command()
+def invite(
+    partner: Annotated[str, typer.Argument(help="What this node will call the partner.")],
+    *,
+    url: Annotated[str, typer.Option("--partner-url", help="Where the partner's node is.")],
+    key: Annotated[str, typer.Option("--partner-key", help="Its public key, learnt by phone or in person.")],
+    terms: Annotated[
+        Path,
+        typer.Option("--terms", help="A collaboration.toml with the terms.", dir_okay=False, exists=True),
+    ],
+    dataset: Datasets = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the invitation to this file.", dir_okay=False)
+    ] = None,
+    deliver: Annotated[bool, typer.Option("--deliver", help="Also send it to the partner's node.")] = False,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days until it expires.")] = 14,
+    directory: Directory = Path(),
+    node_url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Invite a partner: sign the terms and pin the partner's key.
+
+    Example:
+
+        comity collab invite shop --partner-url https://shop.example --partner-key 3kq… \\
+            --terms collaboration.toml -o invitation.json
+    """
+    from clean_room.schemas import InviteIn
+
+    asked = InviteIn(
+        partner=partner, url=url, key=key, terms=_terms(terms), datasets=dataset, deliver=deliver, days=days
+    )
+    with calling(directory, node_url, api_key) as node:
+        made = node.invite(asked).model_dump()
+    if out is None:
+        document(made)
+        return
+    unfinished = out.with_name(f".{out.name}.partial")
+    unfinished.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    unfinished.replace(out)
+    typer.echo(f"Invitation {made['invitation']['id']} written to {out}: hand it to {partner}.", err=True)
+
+
+@app.command()
+def accept(
+    invitation: Annotated[
+        str, typer.Argument(help="The file (- for standard input), or the id of one received.")
+    ],
+    *,
+    terms: Terms = None,
+    dataset: Datasets = None,
+    inviter_key: Annotated[
+        str | None, typer.Option("--inviter-key", help="Refuse unless signed with this public key.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask whether the fingerprint is right.")
+    ] = False,
+    directory: Directory = Path(),
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Accept an invitation; the stricter of both sides' numbers will hold.
+
+    Example:
+
+        comity collab accept invitation.json --terms ours.toml --inviter-key 9xW…
+    """
+    from clean_room.schemas import AcceptIn
+    from privacy.signing import PublicKey
+
+    is_id = len(invitation) == 32 and not Path(invitation).exists()
+    meant: str | dict[str, Any] = invitation if is_id else _invitation(invitation)
+    with calling(directory, url, api_key) as node:
+        if inviter_key is None and not yes:
+            if isinstance(meant, str):
+                fingerprint, name = (
+                    node.collaboration(meant).partner_fingerprint,
+                    node.collaboration(meant).partner,
+                )
+            else:
+                inviter = meant.get("invitation", {}).get("inviter", {})
+                fingerprint = PublicKey.from_text(str(inviter.get("key", ""))).fingerprint
+                name = str(inviter.get("name", "the inviter"))
+            if not sys.stdin.isatty():
+                raise Misuse("nobody can confirm the inviter's key.", advice="Give --inviter-key or --yes.")
+            typer.echo(f"The invitation is signed with key {fingerprint}.", err=True)
+            typer.confirm(f"Has {name} confirmed this fingerprint to you?", abort=True, err=True)
+        stated = None if terms is None else _terms(terms)
+        agreed = node.accept(
+            AcceptIn(invitation=meant, terms=stated, datasets=dataset, inviter_key=inviter_key)
+        )
+    show(as_json, agreed.model_dump(), _lines(agreed))
+
+
+@app.command("show")
+def show_collaborations(
+    collaboration: Annotated[str | None, typer.Argument(help="Its id; all without one.")] = None,
+    directory: Directory = Path(),
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show agreements and invitations, or one of them with its terms and offers.
+
+    Example:
+
+        comity collab show --dir bank
+    """
+    with calling(directory, url, api_key) as node:
+        if collaboration is not None:
+            found = node.collaboration(collaboration)
+            show(as_json, found.model_dump(), _lines(found))
+            return
+        listed = node.collaborations()
+    rows = [
+        (c.id, c.partner, c.state, c.role, ", ".join(c.terms["query_types"]), c.created_at[:19])
+        for c in listed
+    ]
+    show(
+        as_json,
+        {"collaborations": [c.model_dump() for c in listed]},
+        table(["id", "partner", "state", "role", "queries", "since"], rows),
+    )
+
+
+@app.command()
+def leave(
+    collaboration: Annotated[str, typer.Argument(help="Its id.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: Directory = Path(),
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Leave a collaboration at once; running queries of it end.
+
+    Example:
+
+        comity collab leave 0d9f9a539d0c4f1b9a553c9f2a6f1c11 --yes
+    """
+    if not yes:
+        typer.confirm("Leave for good? The partner would have to be invited anew.", abort=True, err=True)
+    with calling(directory, url, api_key) as node:
+        left = node.leave(collaboration)
+    show(as_json, left.model_dump(), [f"Left the collaboration with {left.partner}."])
+
+
+def _lines(agreed: CollaborationOut) -> Iterator[str]:
+    yield f"{agreed.id}  {agreed.state} with {agreed.partner} at {agreed.partner_url}"
+    yield f"partner's key   {agreed.partner_fingerprint}"
+    if agreed.agreement_hash:
+        yield f"agreement       {agreed.agreement_hash}"
+    for name, value in agreed.terms.items():
+        yield f"{name.replace('_', ' '):<22}{', '.join(value) if isinstance(value, list) else value}"
+    for party, offers in agreed.offers.items():
+        for offer in offers:
+            columns = ", ".join(f"{c['name']} ({c['lower']:g} … {c['upper']:g})" for c in offer["columns"])
+            dimensions = ", ".join(d["name"] for d in offer["dimensions"])
+            yield (
+                f"{party} offers {offer['name']}: keys {', '.join(offer['kinds'])}"
+                + (f"; columns {columns}" if columns else "")
+                + (f"; split by {dimensions}" if dimensions else "")
+            )

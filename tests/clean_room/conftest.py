@@ -1,0 +1,413 @@
+"""Two clean rooms side by side: real ledgers, real files, real requests through each other's router.
+
+Only the network is replaced: a `WirePeer` hands each request to the partner's application in this process
+and keeps every byte that would have travelled.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI, Header, Request
+from fastapi.responses import JSONResponse
+from fastapi.testclient import TestClient
+
+import clean_room.storage
+import consent.sql
+import privacy.budget
+from clean_room.agreements import Terms
+from clean_room.api import create_router
+from clean_room.collaboration import Collaborations, PartnerPin
+from clean_room.datasets import Catalogue
+from clean_room.group.pool import BlindingPool
+from clean_room.jobs import Job, Query
+from clean_room.service import CleanRoom, Settings
+from clean_room.storage import CollaborationStore
+from comity.problems import from_problem, problem
+from consent.events import grant
+from consent.gate import ConsentGate
+from consent.ledger import Ledger
+from consent.peers import PeerResponse
+from privacy.budget import BudgetLedger, Cost
+from privacy.errors import ComityError, PeerUnreachable, Refused
+from privacy.identifiers import canonical
+from privacy.keys import KeyRing
+from privacy.signing import SigningKey
+
+BANK_PEOPLE = range(1400)
+SHOP_PEOPLE = range(400, 1900)
+PURPOSES = ("overlap.reach", "overlap.measure", "overlap.align")
+
+
+class UnsafeNoNoise:
+    """Exact answers, to compare with sums in the clear. Never to be used outside tests."""
+
+    def half_width(self, epsilon: float, delta: float) -> int:
+        return 0
+
+    def matching(self, epsilon: float, half_width: int, shape: tuple[int, int]) -> np.ndarray:
+        return np.zeros(shape, dtype=np.int64)
+
+    def sums(self, scale: float, size: int) -> list[int]:
+        return [0] * size
+
+
+class Clock:
+    """Real time, which a test can push forward."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+class HeaderGuards:
+    """Guards that believe a header: who signs requests is comity's business, not this room's."""
+
+    def role(self, *roles: str) -> Callable[..., str]:
+        def principal(x_principal: str = Header(default="tester")) -> str:
+            return x_principal
+
+        return principal
+
+    def partner(self) -> Callable[..., str]:
+        def name(request: Request, x_partner: str = Header(default="")) -> str:
+            if x_partner not in request.app.state.partners():
+                raise Refused("the partner's key is not known here.", code="unknown_partner")
+            return x_partner
+
+        return name
+
+
+@dataclass
+class Wire:
+    """Everything that travelled, and the means to break it."""
+
+    captured: list[bytes] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    down: bool = False
+    tamper: Callable[[str, str, bytes], bytes] | None = None
+    tamper_reply: Callable[[str, str, bytes], bytes] | None = None
+    on_request: Callable[[str, str], None] | None = None
+
+
+@dataclass
+class WirePeer:
+    """A `PeerConnection` to an application in this process."""
+
+    partner: str
+    me: str
+    client: TestClient
+    wire: Wire
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        content_type: str = "application/octet-stream",
+        timeout: float = 30.0,
+    ) -> PeerResponse:
+        if self.wire.on_request is not None:
+            self.wire.on_request(method, path)
+        if self.wire.down:
+            raise PeerUnreachable("the partner does not answer.")
+        if self.wire.tamper is not None:
+            body = self.wire.tamper(method, path, body)
+        headers = {"x-partner": self.me, "content-type": content_type}
+        answer = self.client.request(method, path, content=body, headers=headers)
+        self.wire.requests.append((method, path))
+        self.wire.captured += [path.encode(), body, answer.content, repr(answer.headers).encode()]
+        if answer.status_code >= 300:
+            raise from_problem(self.partner, answer.status_code, answer.json())
+        content = answer.content
+        if self.wire.tamper_reply is not None:
+            content = self.wire.tamper_reply(method, path, content)
+        return PeerResponse(answer.status_code, dict(answer.headers), content)
+
+
+@dataclass
+class Node:
+    """One partner, whole."""
+
+    name: str
+    directory: Path
+    identity: SigningKey
+    ledger: Ledger
+    catalogue: Catalogue
+    collaborations: Collaborations
+    service: CleanRoom
+    app: FastAPI
+    engine: sa.Engine
+    clock: Clock
+
+    @property
+    def client(self) -> TestClient:
+        return TestClient(self.app)
+
+    def run(self, query: Query, **more: Any) -> Job:
+        """Submit and wait for the end."""
+        return self.wait(self.service.submit(query, principal="ana", **more).id)
+
+    def wait(self, job: str, seconds: float = 30.0) -> Job:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = self.service.job(job)
+            if found.over:
+                return found
+            time.sleep(0.01)
+        raise AssertionError(f"job still {found.state} at stage {found.stage}")
+
+
+def person(number: int) -> dict[str, Any]:
+    """Somebody with an e-mail address, a mobile number, an age and a spending."""
+    return {
+        "email": f"person.{number}@example.org",
+        "mobile": f"+86139{number:08d}",
+        "age": 18 + number * 7 % 60,
+        "spend": float(number * 37 % 1000),
+    }
+
+
+def bank_table() -> pl.DataFrame:
+    """The bank writes addresses in capitals with stray spaces, and mobiles without country code."""
+    people = [person(i) for i in BANK_PEOPLE]
+    return pl.DataFrame(
+        {
+            "email": [f"  {p['email'].upper()} " for p in people],
+            "mobile": [p["mobile"][3:] for p in people],
+            "age": [p["age"] for p in people],
+        }
+    )
+
+
+def shop_table() -> pl.DataFrame:
+    people = [person(i) for i in SHOP_PEOPLE]
+    return pl.DataFrame(
+        {
+            "mail": [p["email"].title() for p in people],
+            "phone": [f"{p['mobile'][:3]} {p['mobile'][3:6]}-{p['mobile'][6:]}" for p in people],
+            "spend": [p["spend"] for p in people],
+            "secret_score": [91_357_000 + i for i in SHOP_PEOPLE],
+        }
+    )
+
+
+BANK_DATASETS = """
+[datasets.customers]
+source = "customers.parquet"
+keys = { email = "email", phone = "mobile" }
+lineage = "bank-customers"
+features = ["age"]
+[datasets.customers.dimensions.age_band]
+sql = "CASE WHEN age < 40 THEN 'young' WHEN age < 60 THEN 'middle' ELSE 'old' END"
+values = ["young", "middle", "old"]
+[datasets.customers.segments]
+adults_40 = "age >= 40"
+nobody = "age > 200"
+"""
+SHOP_DATASETS = """
+[datasets.shoppers]
+source = "shoppers.parquet"
+keys = { email = "mail", phone = "phone" }
+lineage = "shop-people"
+[datasets.shoppers.columns.spend]
+lower = 0
+upper = 500
+[datasets.shoppers.dimensions.spender]
+sql = "CASE WHEN spend < 300 THEN 'low' ELSE 'high' END"
+values = ["low", "high"]
+"""
+
+
+@dataclass
+class Pair:
+    bank: Node
+    shop: Node
+    wire: Wire
+    collaboration: str = ""
+
+    def query(self, kind: str = "overlap", **more: Any) -> Query:
+        purposes = {"overlap": PURPOSES[0], "measure": PURPOSES[1], "align": PURPOSES[2]}
+        fields: dict[str, Any] = {
+            "kind": kind,
+            "collaboration": self.collaboration,
+            "dataset": "customers",
+            "partner_dataset": "shoppers",
+            "purpose": purposes[kind],
+        }
+        if kind == "measure":
+            fields["column"] = "spend"
+        return Query(**(fields | more))
+
+    def agree(self, **terms: Any) -> str:
+        stated = {"purposes": PURPOSES, "epsilon_per_query": 1.0, "epsilon_per_month": 5.0}
+        document = self.bank.collaborations.invite(
+            partner="shop",
+            url="http://shop.test",
+            key=self.shop.identity.public.to_text(),
+            terms=Terms(**(stated | terms)),
+        )
+        self.collaboration = self.shop.collaborations.accept(document).id
+        return self.collaboration
+
+
+def consent_all(node: Node, people: range, partner: str) -> None:
+    node.ledger.record([grant(identifiers(i), "overlap", partner=partner) for i in people])
+
+
+def identifiers(number: int) -> list[tuple[str, bytes]]:
+    known = person(number)
+    email, phone = canonical("email", known["email"]), canonical("phone", known["mobile"])
+    assert isinstance(email, bytes)
+    assert isinstance(phone, bytes)
+    return [("email", email), ("phone", phone)]
+
+
+def make_engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
+    if url.startswith("sqlite"):
+
+        @sa.event.listens_for(engine, "connect")
+        def prepare(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+
+    for metadata in (clean_room.storage.metadata, consent.sql.metadata, privacy.budget.metadata):
+        metadata.create_all(engine)
+    return engine
+
+
+def make_node(
+    name: str,
+    directory: Path,
+    datasets: str,
+    connect: Callable[[PartnerPin], Any],
+    pool: BlindingPool,
+    *,
+    noise: Any = None,
+    limit: float = 50.0,
+) -> Node:
+    engine, clock = make_engine(f"sqlite:///{directory / 'node.db'}"), Clock()
+    (directory / "datasets.toml").write_text(datasets)
+    identity, keyring = SigningKey.generate(), KeyRing.create(directory / "ring")
+    ledger = Ledger.open(
+        engine,
+        keyring=keyring,
+        signing_key=identity,
+        origin=f"{name}.test/log",
+        directory=directory / "log",
+        clock=clock,
+    )
+    catalogue = Catalogue.load(directory / "datasets.toml")
+    collaborations = Collaborations(
+        CollaborationStore(engine),
+        name=name,
+        url=f"http://{name}.test",
+        identity=identity,
+        keyring=keyring,
+        catalogue=catalogue,
+        connect=connect,
+        ledger=ledger,
+        clock=clock,
+        random=os.urandom,
+    )
+    ledger.pair_keys = collaborations
+    settings = Settings(poll_seconds=0.02, attempts=2, pause_seconds=0.01, silence_seconds=60, threads=2)
+    service = CleanRoom(
+        engine,
+        collaborations=collaborations,
+        catalogue=catalogue,
+        gate=ConsentGate(ledger),
+        uses=ledger,
+        budget=BudgetLedger(engine, limit=Cost(limit, 0.01)),
+        identity=identity,
+        keyring=keyring,
+        pool=pool,
+        artefacts=directory / "artefacts",
+        clock=clock,
+        random=os.urandom,
+        settings=settings,
+        noise=noise,
+    )
+    app = FastAPI()
+    app.state.partners = lambda: {pin.name for pin in collaborations.pins()}
+    app.include_router(create_router(service, HeaderGuards()))
+
+    @app.exception_handler(ComityError)
+    def on_purpose(request: Request, error: ComityError) -> JSONResponse:
+        document = problem(error, from_partner=request.url.path.startswith("/v1/peer/"))
+        return JSONResponse(document, int(str(document["status"])))
+
+    return Node(name, directory, identity, ledger, catalogue, collaborations, service, app, engine, clock)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[BlindingPool]:
+    with BlindingPool(workers=0) as made:
+        yield made
+
+
+@pytest.fixture
+def make_pair(tmp_path: Path, pool: BlindingPool) -> Iterator[Callable[..., Pair]]:
+    made: list[Pair] = []
+
+    def build(
+        *,
+        noise: Any = None,
+        agree: bool = True,
+        terms: dict[str, Any] | None = None,
+        bank: pl.DataFrame | None = None,
+        shop: pl.DataFrame | None = None,
+        bank_datasets: str = BANK_DATASETS,
+        shop_datasets: str = SHOP_DATASETS,
+        consent: bool = True,
+    ) -> Pair:
+        wire, nodes = Wire(), {}
+
+        def connect(me: str) -> Callable[[PartnerPin], WirePeer]:
+            return lambda pin: WirePeer(pin.name, me, TestClient(nodes[pin.name].app), wire)
+
+        tables = {
+            "bank": bank_table() if bank is None else bank,
+            "shop": shop_table() if shop is None else shop,
+        }
+        for name, datasets in (("bank", bank_datasets), ("shop", shop_datasets)):
+            home = tmp_path / name
+            home.mkdir()
+            file = {"bank": "customers.parquet", "shop": "shoppers.parquet"}[name]
+            tables[name].write_parquet(home / file)
+            nodes[name] = make_node(
+                name, home, datasets, connect(name), pool, noise=UnsafeNoNoise() if noise is None else noise
+            )
+        pair = Pair(nodes["bank"], nodes["shop"], wire)
+        made.append(pair)
+        if consent:
+            consent_all(pair.bank, BANK_PEOPLE, "shop")
+            consent_all(pair.shop, SHOP_PEOPLE, "bank")
+        if agree:
+            pair.agree(**(terms or {}))
+        return pair
+
+    yield build
+    for pair in made:
+        pair.wire.down = True
+        for node in (pair.bank, pair.shop):
+            node.service.close()
+            node.engine.dispose()
+
+
+@pytest.fixture
+def pair(make_pair: Callable[..., Pair]) -> Pair:
+    return make_pair()
