@@ -263,10 +263,10 @@ class MailboxChannel:
     def fetch(self, sequence: int, wait: float = 10.0) -> bytes | None:
         """Frame `sequence` for the partner, or None after `wait` seconds; earlier frames are let go."""
         with self._condition:
-            for old in [n for n in self._outbox if n < sequence]:
-                del self._outbox[old]
             if sequence > self._sent or (sequence < self._sent and sequence not in self._outbox):
                 raise ChannelViolation("A channel frame was asked for that is not the next one.")
+            for old in [n for n in self._outbox if n < sequence]:
+                del self._outbox[old]
             self._condition.wait_for(lambda: sequence in self._outbox, timeout=wait)
             return self._outbox.get(sequence)
 
