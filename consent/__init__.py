@@ -27,6 +27,7 @@ from __future__ import annotations
 from consent.api import Guards
 from consent.checkpoint import Checkpoint
 from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
+from consent.feed import Enforcement, Feed, FeedStatus, Pumped
 from consent.gate import ConsentGate, GateResult
 from consent.ledger import EntryAudit, Ledger, Recorded
 from consent.notes import VerifierKey
@@ -43,25 +44,32 @@ from consent.receipts import (
 )
 from consent.sql import SqlStore, metadata
 from consent.state import Decision, Reason
+from consent.verify import LogReport, Outcome, directory_reader, url_reader, verify_ledger, verify_log
 
 __all__ = [
     "AbsenceProof",
     "Checkpoint",
     "ConsentGate",
     "Decision",
+    "Enforcement",
     "EntryAudit",
     "EntryProof",
     "Event",
     "EventType",
+    "Feed",
+    "FeedStatus",
     "GateEvidence",
     "GateResult",
     "Guards",
     "Identifier",
     "Ledger",
+    "LogReport",
+    "Outcome",
     "PairKeys",
     "PeerConnection",
     "PeerResponse",
     "PseudonymSet",
+    "Pumped",
     "PurposePolicy",
     "Reason",
     "ReceiptProof",
@@ -69,9 +77,13 @@ __all__ = [
     "SqlStore",
     "UseReceipt",
     "VerifierKey",
+    "directory_reader",
     "grant",
     "metadata",
     "refuse",
+    "url_reader",
     "verify_absence",
+    "verify_ledger",
+    "verify_log",
     "withdraw",
 ]

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -29,7 +29,6 @@ __all__ = [
     "MAX_LEAF",
     "SALT_SIZE",
     "Leaf",
-    "canonical_flat",
     "canonical_json",
     "commitment",
     "from_micros",
@@ -61,14 +60,6 @@ def canonical_json(value: object) -> bytes:
         return rfc8785.dumps(value)  # type: ignore[arg-type]
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise BadInput("This value has no canonical JSON form.") from error
-
-
-def canonical_flat(value: Mapping[str, object]) -> bytes:
-    """`canonical_json` for what payloads are made of: ASCII keys, strings, small integers, lists of them.
-
-    Several times faster than the general routine; equal to it on this domain, which the tests hold it to.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def parse_json(data: bytes, *, limit: int) -> Any:
@@ -110,6 +101,7 @@ def from_micros(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+@lru_cache(1024)
 def render_time(micros: int) -> str:
     """`2026-01-31T08:00:00.000000Z`: the only form a time has in payloads and leaves."""
     return f"{from_micros(micros):%Y-%m-%dT%H:%M:%S.%f}Z"

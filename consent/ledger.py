@@ -27,12 +27,20 @@ from consent.receipts import (
     ReceiptProof,
     UseReceipt,
 )
-from consent.recording import DecisionWork, SystemWork, purposes_checked
+from consent.recording import IDENTIFIERS, DecisionWork, SystemWork, purposes_checked, standing_withdrawals
 from consent.sql import SqlStore
 from consent.state import Decision, Reason, Standing, StateKey, decide, fold
 from consent.static import StaticLog
-from consent.store import LedgerStore, LedgerTransaction, LedgerView, PartnerRow, ReceiptRow, RestrictionRow, StandingKey
-from consent.subjects import KeyedHash, SubjectVault
+from consent.store import (
+    LedgerStore,
+    LedgerTransaction,
+    LedgerView,
+    PartnerRow,
+    ReceiptRow,
+    RestrictionRow,
+    StandingKey,
+)
+from consent.subjects import KeyedHash, SubjectVault, unpack_identifiers
 from privacy.errors import BadInput, Misuse
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
@@ -59,7 +67,9 @@ def restricted_purposes(rows: Sequence[RestrictionRow], purpose: str) -> bool:
     A restriction of any purpose above counts until the partner lifts that one, or lifts `purpose` itself
     later; a restriction and a lift of the same moment restrict.
     """
-    lifted = max((r.lifted_at for r in rows if r.purpose == purpose and r.lifted_at is not None), default=None)
+    lifted = max(
+        (r.lifted_at for r in rows if r.purpose == purpose and r.lifted_at is not None), default=None
+    )
     above = ancestry(purpose)
     return any(
         r.restricted_at is not None
@@ -112,6 +122,8 @@ class Ledger:
             store, NoteSigner(self.key, signing_key.sign_raw), clock=clock, random=random, static=static
         )
         self._members: dict[str, PseudonymSet] = {}
+        self.listeners: list[Callable[[], None]] = []
+        """Called after decisions were recorded, in the recording thread; must be quick."""
 
     @classmethod
     def open(
@@ -199,6 +211,8 @@ class Ledger:
     ) -> Recorded:
         """As `record` for events already validated; `after` writes more in the same transaction."""
         done = self.log.append(DecisionWork(events, self.vault, self.policy, self.random, propagate, after))
+        for listener in self.listeners:
+            listener()
         return Recorded(done.first, done.count, done.checkpoint.size, done.checkpoint.text)
 
     def record_system(
@@ -212,7 +226,9 @@ class Ledger:
         done = self.log.append(work)
         return Recorded(done.first, done.count, done.checkpoint.size, done.checkpoint.text)
 
-    def withdraw(self, identifiers: Sequence[tuple[str, bytes]], purpose: str = "*", partner: str = "*") -> Recorded:
+    def withdraw(
+        self, identifiers: Sequence[tuple[str, bytes]], purpose: str = "*", partner: str = "*"
+    ) -> Recorded:
         """Opt one person out, by any canonical identifiers of theirs."""
         return self.record([withdraw(identifiers, purpose, partner=partner)])
 
@@ -222,12 +238,18 @@ class Ledger:
         def keep(tx: LedgerTransaction, first: int, now: int) -> None:
             tx.add_policy(first, policy.hash, policy.version, document)
 
-        fields = {"policy": policy.name, "version": policy.version, "hash": policy.hash, "document": policy.document}
+        fields = {
+            "policy": policy.name,
+            "version": policy.version,
+            "hash": policy.hash,
+            "document": policy.document,
+        }
         self.record_system(EventType.POLICY_PUBLISHED, fields, keep)
 
     def join_partner(self, name: str, vkey: str) -> None:
         """Pin a partner's log key and start the feed with them; repeating it changes nothing.
 
+        What was withdrawn before is queued for them first.
         Raises Misuse for a malformed vkey, or when the partner joined with another key.
         """
         VerifierKey.from_text(vkey)
@@ -239,7 +261,9 @@ class Ledger:
             return
 
         def keep(tx: LedgerTransaction, first: int, now: int) -> None:
-            tx.put_partner(PartnerRow(name, vkey, first))
+            waiting = standing_withdrawals(tx, name, now)
+            tx.put_partner(PartnerRow(name, vkey, first, sent_seq=len(waiting)))
+            tx.add_outbox(waiting)
 
         self.record_system(EventType.PARTNER_JOINED, {"partner": name, "vkey": vkey}, keep)
 
@@ -293,7 +317,9 @@ class Ledger:
                     pseudonym = KeyedHash(key, kind)(identifier)
                     rows = [r for r in rows if r.pseudonym == pseudonym and (r.restricted_at or 0) <= moment]
                     if restricted_purposes(rows, purpose):
-                        return Decision(False, Reason.RESTRICTED_BY_PARTNER, rows[0].restricted_at, rows[0].idx)
+                        return Decision(
+                            False, Reason.RESTRICTED_BY_PARTNER, rows[0].restricted_at, rows[0].idx
+                        )
         return decision
 
     def standings(self, identifier: bytes, kind: str) -> dict[StateKey, Standing]:
@@ -311,7 +337,7 @@ class Ledger:
             recorded = [] if handle is None else list(facts_of(view, self.vault, handle))
         return [
             {
-                "index": fact.index,
+                "index": fact.idx,
                 "type": fact.type.value,
                 "purpose": fact.purpose,
                 "purpose_version": fact.version,
@@ -349,7 +375,12 @@ class Ledger:
         return self.record_system(EventType.USE_RECEIPT, {"receipt": document}, keep).first_index
 
     def receipts(
-        self, *, before: int | None = None, limit: int = 100, kind: str | None = None, partner: str | None = None
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+        kind: str | None = None,
+        partner: str | None = None,
     ) -> list[tuple[int, UseReceipt]]:
         """(index, receipt), newest first; `before` pages on."""
         with self.store.read() as view:
@@ -400,17 +431,15 @@ class Ledger:
     def new_receipt_id(self) -> str:
         return secrets.token_hex(16)
 
-    def identifiers_of(self, subject: bytes) -> tuple[Identifier, ...]:
-        """The canonical identifiers known of a subject; empty once erased."""
-        from consent.recording import IDENTIFIERS
-        from consent.subjects import unpack_identifiers
-
+    def identifiers_of(self, subjects: Sequence[bytes]) -> dict[bytes, tuple[Identifier, ...]]:
+        """The canonical identifiers known of subjects, by handle; erased ones are missing."""
         with self.store.read() as view:
-            row = view.subjects([subject]).get(subject)
-        if row is None:
-            return ()
-        key = self.vault.unwrap(subject, row.wrapped_key)
-        return unpack_identifiers(self.vault.open(key, subject, IDENTIFIERS, row.identifiers))
+            rows = view.subjects(list(dict.fromkeys(subjects)))
+        found = {}
+        for handle, row in rows.items():
+            key = self.vault.unwrap(handle, row.wrapped_key)
+            found[handle] = unpack_identifiers(self.vault.open(key, handle, IDENTIFIERS, row.identifiers))
+        return found
 
 
 def _receipt(row: ReceiptRow) -> UseReceipt:

@@ -159,7 +159,9 @@ class TransparencyLog:
                 staged = pending.work.stage(tx, size, now)
                 randoms = self._random(10 * len(staged))
                 for i, (type_, commit, policy, side) in enumerate(staged):
-                    leaf = Leaf(uuid7(now, randoms[10 * i : 10 * i + 10]), type_, now, policy, commit).to_bytes()
+                    leaf = Leaf(
+                        uuid7(now, randoms[10 * i : 10 * i + 10]), type_, now, policy, commit
+                    ).to_bytes()
                     rows.append(EntryRow(size + i, leaf, side))
                     hashes.append(sha256(b"\x00" + leaf).digest())
                 pending.place = (size, len(staged))
@@ -181,7 +183,9 @@ class TransparencyLog:
                 before = self.static.published()
                 checkpoint = self._sign(view, before)
                 if before is None or before.size < checkpoint.size:
-                    self.static.publish(_files(view, before.size if before else 0, checkpoint.size), checkpoint)
+                    self.static.publish(
+                        _files(view, before.size if before else 0, checkpoint.size), checkpoint
+                    )
         self._latest = checkpoint
         return checkpoint
 
@@ -294,7 +298,9 @@ def _files(view: LedgerView, old: int, new: int) -> Iterator[tuple[Tile, bytes]]
     for tile in tiles_between(old, new):
         data = read(tile.level, tile.index)
         if len(data) != tile.width * HASH_SIZE:
-            raise Tampered("A stored tile is shorter than the tree; nothing was published.", code="short_tile")
+            raise Tampered(
+                "A stored tile is shorter than the tree; nothing was published.", code="short_tile"
+            )
         yield tile, data
         if tile.level == 0:
             start = tile.index * TILE_WIDTH

@@ -24,7 +24,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from consent.errors import InvalidNote
 from privacy.errors import Misuse
 
-__all__ = ["MAX_NOTE", "MAX_SIGNATURES", "Note", "NoteSignature", "NoteSigner", "VerifierKey", "open_note", "sign_note"]
+__all__ = [
+    "MAX_NOTE",
+    "MAX_SIGNATURES",
+    "Note",
+    "NoteSignature",
+    "NoteSigner",
+    "VerifierKey",
+    "open_note",
+    "sign_note",
+]
 
 ED25519 = 0x01
 MAX_NOTE = 256 * 1024  # bytes; room for sixteen post-quantum signatures
@@ -123,7 +132,8 @@ def sign_note(text: str, signers: Sequence[NoteSigner]) -> str:
         raise Misuse("A note needs a signature.")
     message = text.encode()
     lines = [
-        f"{_PREFIX}{s.key.name} {base64.b64encode(s.key.key_id + s.sign(message)).decode()}\n" for s in signers
+        f"{_PREFIX}{s.key.name} {base64.b64encode(s.key.key_id + s.sign(message)).decode()}\n"
+        for s in signers
     ]
     return text + "\n" + "".join(lines)
 

@@ -27,7 +27,9 @@ def from_base64(value: object, *, size: int | None = None) -> bytes:
     except (ValueError, binascii.Error):
         data = None
     if not isinstance(value, str) or data is None or (size is not None and len(data) != size):
-        raise Tampered("A proof holds a value that is not base64 of the right length.", code="malformed_proof")
+        raise Tampered(
+            "A proof holds a value that is not base64 of the right length.", code="malformed_proof"
+        )
     return data
 
 

@@ -24,7 +24,15 @@ from consent.merkle import EMPTY_ROOT, HASH_SIZE, verify_inclusion
 from consent.proofs import from_base64, integer_from, path_from, to_base64
 from privacy.errors import BadInput, Misuse, Tampered
 
-__all__ = ["AbsenceProof", "Neighbour", "PresenceProof", "PseudonymSet", "use_leaf", "verify_absence", "verify_presence"]
+__all__ = [
+    "AbsenceProof",
+    "Neighbour",
+    "PresenceProof",
+    "PseudonymSet",
+    "use_leaf",
+    "verify_absence",
+    "verify_presence",
+]
 
 LEAF_LABEL = b"comity/use/v1"
 SET_LABEL = b"comity/use-set/v1"
@@ -56,7 +64,9 @@ class Neighbour:
         if not isinstance(value, Mapping):
             raise Tampered("A set proof is malformed.", code="malformed_proof")
         return cls(
-            integer_from(value.get("index")), from_base64(value.get("leaf"), size=32), path_from(value.get("path"))
+            integer_from(value.get("index")),
+            from_base64(value.get("leaf"), size=32),
+            path_from(value.get("path")),
         )
 
 
@@ -171,7 +181,9 @@ class PseudonymSet:
             levels = [level]
             while len(level) > 1:
                 pairs = iter(level)
-                above = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=False)]
+                above = [
+                    sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=False)
+                ]
                 level = above + level[len(above) * 2 :]
                 levels.append(level)
             self._levels = levels

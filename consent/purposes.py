@@ -105,12 +105,17 @@ class PurposePolicy:
         found = self.purposes.get(purpose)
         if found is None:
             known = ", ".join(sorted(self.purposes))
-            raise UnknownPurpose("This purpose is not in the published policy.", advice=f"Known purposes: {known}.")
+            raise UnknownPurpose(
+                "This purpose is not in the published policy.", advice=f"Known purposes: {known}."
+            )
         if version is not None and not 1 <= version <= self.version:
-            raise UnknownPurpose(f"The policy has versions 1 to {self.version}.", code="unknown_purpose_version")
+            raise UnknownPurpose(
+                f"The policy has versions 1 to {self.version}.", code="unknown_purpose_version"
+            )
         if version is not None and version < found.since:
             raise UnknownPurpose(
-                f"This purpose exists since version {found.since} of the policy.", code="unknown_purpose_version"
+                f"This purpose exists since version {found.since} of the policy.",
+                code="unknown_purpose_version",
             )
         return found
 
@@ -134,7 +139,11 @@ def _version(value: object, highest: int, place: str) -> int:
 
 
 def _texts(value: object, place: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not value or not all(isinstance(v, str) for v in (*value, *value.values())):
+    if (
+        not isinstance(value, dict)
+        or not value
+        or not all(isinstance(v, str) for v in (*value, *value.values()))
+    ):
         raise BadInput(f"At {place}: texts are given per language.")
     return dict(value)
 
@@ -160,7 +169,11 @@ def _notices(value: object, purposes: Mapping[str, Purpose]) -> Iterator[tuple[s
     if not isinstance(value, dict):
         raise BadInput("Notices are a mapping of names.")
     for name, body in value.items():
-        if not isinstance(name, str) or not isinstance(body, dict) or set(body) != {"version", "purposes", "text"}:
+        if (
+            not isinstance(name, str)
+            or not isinstance(body, dict)
+            or set(body) != {"version", "purposes", "text"}
+        ):
             raise BadInput("A notice has exactly: version, purposes, text.")
         about = body["purposes"]
         if not isinstance(about, list) or not about or not all(p in purposes for p in about):

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from consent.encoding import SALT_SIZE, commitment, to_micros
-from consent.events import GRANTING, RESTRICTING, Event, EventType, Identifier, decision_payload, system_payload
+from consent.events import (
+    GRANTING,
+    PROPAGATED,
+    Event,
+    EventType,
+    Identifier,
+    decision_payload,
+    system_payload,
+)
 from consent.log import Staged
 from consent.purposes import EVERY_PURPOSE, PurposePolicy
 from consent.state import Fact, Standing, step
@@ -26,7 +34,7 @@ from consent.subjects import (
     unpack_identifiers,
 )
 
-__all__ = ["DecisionWork", "SystemWork"]
+__all__ = ["DecisionWork", "SystemWork", "purposes_checked", "standing_withdrawals"]
 
 PAYLOADS = b"consent/payloads"
 IDENTIFIERS = b"consent/identifiers"
@@ -54,7 +62,9 @@ class _Subjects:
         Identifiers that turn out to belong to several subjects restrict or grant for each of them; merging
         is another event.
         """
-        lookups = {i: self.vault.lookup(i.kind)(i.canonical) for i in {i for e in events for i in e.identifiers}}
+        lookups = {
+            i: self.vault.lookup(i.kind)(i.canonical) for i in {i for e in events for i in e.identifiers}
+        }
         self.handles = self.tx.find_subjects(list(lookups.values()))
         out: list[tuple[bytes, Event]] = []
         for event in events:
@@ -131,7 +141,10 @@ class DecisionWork:
             openings[handle].append(Opening(first + i, salt, payload))
             staged.append(Staged(event.type.value, commitment(salt, payload), policy_hash, side))
             facts.append(
-                (handle, Fact(event.type, event.purpose, event.partner, version, effective, expires, first + i))
+                (
+                    handle,
+                    Fact(event.type, event.purpose, event.partner, version, effective, expires, first + i),
+                )
             )
         tx.add_sides(
             [
@@ -179,7 +192,7 @@ def _queue(
         told = tx.told(partner.name, list(dict.fromkeys(granting))) if granting else set()
         rows: list[OutboxRow] = []
         for handle, fact in about:
-            if fact.type in RESTRICTING:
+            if fact.type in PROPAGATED:
                 told.add(handle)
                 purposes = [fact.purpose]
             elif handle in told:
@@ -189,13 +202,31 @@ def _queue(
             seq = partner.sent_seq + len(rows) + 1
             rows.append(
                 OutboxRow(
-                    partner.name, seq, fact.index, handle, fact.type.value, json.dumps(purposes),
+                    partner.name, seq, fact.idx, handle, fact.type.value, json.dumps(purposes),
                     fact.effective_at, now,
                 )
             )  # fmt: skip
         if rows:
             tx.add_outbox(rows)
             tx.put_partner(replace(partner, sent_seq=partner.sent_seq + len(rows)))
+
+
+def standing_withdrawals(tx: LedgerTransaction, partner: str, now: int) -> list[OutboxRow]:
+    """What a partner who joins now must be told: everything withdrawn before, in the order of the log."""
+    types = {t.value for t in PROPAGATED}
+    found = sorted(
+        (s.restricted_index, key.purpose, s.restriction, s.restricted_at, key.subject)
+        for key, s in tx.all_standings()
+        if s.restriction in types
+        and s.restricted_at is not None
+        and s.restricted_index is not None
+        and key.partner in ("*", partner)
+        and (s.granted_at is None or s.granted_at <= s.restricted_at)
+    )
+    return [
+        OutboxRow(partner, seq, index, subject, str(type_), json.dumps([purpose]), at, now)
+        for seq, (index, purpose, type_, at, subject) in enumerate(found, 1)
+    ]
 
 
 @dataclass(frozen=True)
@@ -212,7 +243,9 @@ class SystemWork:
     def stage(self, tx: LedgerTransaction, first: int, now: int) -> list[Staged]:
         payload = system_payload(now, self.fields)
         salt = self.random(SALT_SIZE)
-        tx.add_sides([SideRow(first, None, self.vault.seal_system(pack_openings([Opening(first, salt, payload)])))])
+        tx.add_sides(
+            [SideRow(first, None, self.vault.seal_system(pack_openings([Opening(first, salt, payload)])))]
+        )
         if self.after is not None:
             self.after(tx, first, now)
         return [Staged(self.type.value, commitment(salt, payload), self.policy_hash, first)]

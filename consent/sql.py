@@ -7,7 +7,7 @@ sees what the first committed. The compare-and-swap of the head stands behind it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -59,24 +59,28 @@ class _View:
         self._c = connection
         self._sqlite = connection.dialect.name == "sqlite"
 
-    def _in(self, columns: str, table: sa.Table, column: str, values: Sequence[Any]) -> Iterator[Any]:
+    def _in(
+        self, columns: str, table: sa.Table, column: str, values: Sequence[Any], **equal: str
+    ) -> Iterator[Any]:
         """Rows whose `column` is among `values`, without one bound parameter object a value."""
+        mark = "?" if self._sqlite else "%s"
+        # The names come from the table objects above, never from a caller's data.
+        where = "".join(f"{name} = {mark} AND " for name in equal)
         for chunk in _chunks(list(values)):
-            # The names come from the table objects above, never from a caller's data.
-            if self._sqlite:
-                marks = ",".join("?" * len(chunk))
-                query = f"SELECT {columns} FROM {table.name} WHERE {column} IN ({marks})"  # noqa: S608
-                yield from self._c.exec_driver_sql(query, tuple(chunk))
-            else:
-                query = f"SELECT {columns} FROM {table.name} WHERE {column} = ANY(%s)"  # noqa: S608
-                yield from self._c.exec_driver_sql(query, (list(chunk),))
+            among = f"IN ({','.join('?' * len(chunk))})" if self._sqlite else "= ANY(%s)"
+            query = f"SELECT {columns} FROM {table.name} WHERE {where}{column} {among}"  # noqa: S608
+            yield from self._c.exec_driver_sql(
+                query, (*equal.values(), *(chunk if self._sqlite else (list(chunk),)))
+            )
 
     # the log
 
     def head(self) -> Head:
         row = self._c.execute(sa.select(t.head.c.size, t.head.c.root, t.head.c.recorded_at)).one_or_none()
         if row is None:
-            raise StorageError("The ledger's head row is missing.", advice="Open the ledger once to create it.")
+            raise StorageError(
+                "The ledger's head row is missing.", advice="Open the ledger once to create it."
+            )
         return Head(row.size, bytes(row.root), row.recorded_at)
 
     def tile(self, level: int, index: int) -> bytes:
@@ -134,14 +138,15 @@ class _View:
     # state
 
     def standings(self, keys: Sequence[StandingKey]) -> dict[StandingKey, Standing]:
-        wanted = set(keys)
-        subjects = list({key.subject for key in keys})
-        columns = "purpose, partner, subject, " + ", ".join(_STANDING)
+        places: dict[tuple[str, str], list[bytes]] = {}
+        for key in keys:
+            places.setdefault((key.purpose, key.partner), []).append(key.subject)
+        columns = "subject, " + ", ".join(_STANDING)
         found = {}
-        for purpose, partner, subject, *rest in self._in(columns, t.state, "subject", subjects):
-            key = StandingKey(purpose, partner, bytes(subject))
-            if key in wanted:
-                found[key] = Standing(*rest)
+        for (purpose, partner), subjects in places.items():
+            rows = self._in(columns, t.state, "subject", subjects, purpose=purpose, partner=partner)
+            for subject, *rest in rows:
+                found[StandingKey(purpose, partner, bytes(subject))] = Standing(*rest)
         return found
 
     def all_standings(self) -> Iterator[tuple[StandingKey, Standing]]:
@@ -155,7 +160,10 @@ class _View:
     ) -> tuple[list[bytes], int | None]:
         s = t.state.c
         covered = sa.or_(
-            *(sa.and_(s.purpose == purpose, s.granted_version >= oldest) for purpose, oldest in oldest_grant.items())
+            *(
+                sa.and_(s.purpose == purpose, s.granted_version >= oldest)
+                for purpose, oldest in oldest_grant.items()
+            )
         )
         counted = sa.and_(covered, s.granted_at <= at)
         live = sa.and_(counted, sa.or_(s.expires_at.is_(None), s.expires_at > at))
@@ -190,6 +198,11 @@ class _View:
             query = query.where(c.kind == kind)
         return [_restriction(row) for row in self._c.execute(query)]
 
+    def restrictions_of(self, partner: str, pseudonyms: Sequence[bytes]) -> list[RestrictionRow]:
+        columns = ", ".join(column.name for column in t.restrictions.columns)
+        rows = self._in(columns, t.restrictions, "pseudonym", pseudonyms, partner=partner)
+        return [_restriction(row) for row in rows]
+
     def all_restrictions(self) -> Iterator[RestrictionRow]:
         for row in self._stream(sa.select(*t.restrictions.c)):
             yield _restriction(row)
@@ -205,7 +218,11 @@ class _View:
         return [PartnerRow(**row) for row in rows.mappings()]
 
     def partner(self, name: str) -> PartnerRow | None:
-        row = self._c.execute(sa.select(*t.partners.c).where(t.partners.c.name == name)).mappings().one_or_none()
+        row = (
+            self._c.execute(sa.select(*t.partners.c).where(t.partners.c.name == name))
+            .mappings()
+            .one_or_none()
+        )
         return None if row is None else PartnerRow(**row)
 
     # feed
@@ -217,7 +234,10 @@ class _View:
             .order_by(t.outbox.c.seq)
             .limit(limit)
         )
-        return [OutboxRow(**row)._replace(subject=bytes(row["subject"])) for row in self._c.execute(query).mappings()]
+        return [
+            OutboxRow(**row)._replace(subject=bytes(row["subject"]))
+            for row in self._c.execute(query).mappings()
+        ]
 
     def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
         c = t.outbox.c
@@ -238,7 +258,9 @@ class _View:
 
     def receipt(self, receipt_id: str) -> ReceiptRow | None:
         c = t.receipts.c
-        query = sa.select(c.id, c.idx, c.kind, c.purpose, c.partner, c.job, c.document).where(c.id == receipt_id)
+        query = sa.select(c.id, c.idx, c.kind, c.purpose, c.partner, c.job, c.document).where(
+            c.id == receipt_id
+        )
         row = self._c.execute(query).one_or_none()
         return None if row is None else ReceiptRow(*row)
 
@@ -247,7 +269,9 @@ class _View:
         found = self._c.execute(query).scalar_one_or_none()
         return None if found is None else bytes(found)
 
-    def receipts(self, before: int | None, limit: int, kind: str | None, partner: str | None) -> list[ReceiptRow]:
+    def receipts(
+        self, before: int | None, limit: int, kind: str | None, partner: str | None
+    ) -> list[ReceiptRow]:
         c = t.receipts.c
         query = sa.select(c.id, c.idx, c.kind, c.purpose, c.partner, c.job, c.document)
         for column, value in ((c.kind, kind), (c.partner, partner)):
@@ -299,7 +323,9 @@ class _Transaction(_View):
             .values(size=new.size, root=new.root, recorded_at=new.recorded_at)
         )
         if done.rowcount != 1:
-            raise HeadMoved("Another writer moved the head of the log.", advice="Nothing was written; try again.")
+            raise HeadMoved(
+                "Another writer moved the head of the log.", advice="Nothing was written; try again."
+            )
 
     def put_tiles(self, tiles: Sequence[tuple[int, int, bytes]]) -> None:
         self._upsert(t.tiles, [{"level": level, "idx": i, "hashes": hashes} for level, i, hashes in tiles])
@@ -311,27 +337,20 @@ class _Transaction(_View):
         self._insert(t.side, SideRow._fields, rows)
 
     def add_subjects(self, rows: Sequence[SubjectRow]) -> None:
-        self._insert(t.subjects, SubjectRow._fields, rows)
+        self._insert(t.subjects, SubjectRow._fields, sorted(rows))
 
     def put_identifiers(self, handle: bytes, sealed: bytes) -> None:
         self._c.execute(sa.update(t.subjects).where(t.subjects.c.handle == handle).values(identifiers=sealed))
 
     def add_aliases(self, rows: Sequence[tuple[bytes, str, bytes]]) -> None:
-        self._insert(t.aliases, ("lookup", "kind", "subject"), rows)
+        self._insert(t.aliases, ("lookup", "kind", "subject"), sorted(rows))
 
     def put_standings(self, rows: Mapping[StandingKey, Standing], existing: set[StandingKey]) -> None:
-        new, changed = [], []
-        for key, s in rows.items():
-            values = (
-                s.granted_at, s.granted_version, s.expires_at, s.granted_index,
-                s.restricted_at, s.restriction, s.restricted_index,
-            )  # fmt: skip
-            if key in existing:
-                changed.append({**key._asdict(), **dict(zip(_STANDING, values, strict=True))})
-            else:
-                new.append((*key, *values))
+        new = sorted((*key, *standing) for key, standing in rows.items() if key not in existing)
         self._insert(t.state, (*StandingKey._fields, *_STANDING), new)
-        self._upsert(t.state, changed)
+        columns = (*StandingKey._fields, *_STANDING)
+        changed = [(*key, *standing) for key, standing in rows.items() if key in existing]
+        self._upsert(t.state, [dict(zip(columns, row, strict=True)) for row in changed])
 
     def add_policy(self, index: int, hash_: str, version: int, document: str) -> None:
         self._insert(t.policies, ("idx", "hash", "version", "document"), [(index, hash_, version, document)])
@@ -423,5 +442,7 @@ class SqlStore:
         with _quiet(), self._engine.begin() as c:
             locked = c.execute(sa.update(t.head).where(t.head.c.id == 1).values(epoch=t.head.c.epoch + 1))
             if locked.rowcount != 1:
-                raise StorageError("The ledger's head row is missing.", advice="Open the ledger once to create it.")
+                raise StorageError(
+                    "The ledger's head row is missing.", advice="Open the ledger once to create it."
+                )
             yield _Transaction(c)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from consent.events import EVERY_PARTNER, RESTRICTING, EventType
 from consent.purposes import PurposePolicy, ancestry
@@ -29,9 +30,8 @@ StateKey = tuple[str, str]
 """(purpose, partner) as recorded; either may be `*`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What the fold needs of an event. Times are microseconds since 1970 UTC; `index` is the entry's."""
+class Fact(NamedTuple):
+    """What the fold needs of an event. Times are microseconds since 1970 UTC; `idx` is the entry's index."""
 
     type: EventType
     purpose: str
@@ -39,11 +39,10 @@ class Fact:
     version: int
     effective_at: int
     expires_at: int | None
-    index: int
+    idx: int
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """The latest grant and the latest restriction for one (subject, purpose, partner)."""
 
     granted_at: int | None = None
@@ -66,7 +65,7 @@ def step(standing: Standing | None, fact: Fact) -> Standing:
             return s
         return Standing(
             s.granted_at, s.granted_version, s.expires_at, s.granted_index,
-            fact.effective_at, fact.type.value, fact.index,
+            fact.effective_at, fact.type.value, fact.idx,
         )  # fmt: skip
     if fact.type is EventType.RENEWED:
         standing_now = (
@@ -78,12 +77,12 @@ def step(standing: Standing | None, fact: Fact) -> Standing:
         if not standing_now:
             return s
         return Standing(
-            s.granted_at, s.granted_version, fact.expires_at, fact.index,
+            s.granted_at, s.granted_version, fact.expires_at, fact.idx,
             s.restricted_at, s.restriction, s.restricted_index,
         )  # fmt: skip
     if fact.type is not EventType.GRANTED:
         return s
-    version, expires, index = fact.version, fact.expires_at, fact.index
+    version, expires, index = fact.version, fact.expires_at, fact.idx
     if s.granted_at is not None:
         if s.granted_at > fact.effective_at:
             return s

@@ -121,7 +121,9 @@ class StaticLog:
         self, files: Iterator[tuple[Tile, bytes]], touched: set[Path], completed: list[Path]
     ) -> Iterator[tuple[Path, bytes, bool]]:
         for tile, data in files:
-            path = self.directory / (bundle_path(tile.index, tile.width) if tile.level < 0 else tile_path(tile))
+            path = self.directory / (
+                bundle_path(tile.index, tile.width) if tile.level < 0 else tile_path(tile)
+            )
             folder = path.parent
             new = []
             while folder not in touched and folder != self.directory:

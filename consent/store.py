@@ -83,8 +83,7 @@ class InboxRow(NamedTuple):
     seq: int
     digest: bytes
     idx: int
-    received_at: int
-    enforced_at: int
+    recorded_at: int
 
 
 class RestrictionRow(NamedTuple):
@@ -176,7 +175,9 @@ class LedgerView(Protocol):
         """
         ...
 
-    def restrictions(self, partner: str, kind: str | None, purposes: Sequence[str]) -> list[RestrictionRow]: ...
+    def restrictions(
+        self, partner: str, kind: str | None, purposes: Sequence[str]
+    ) -> list[RestrictionRow]: ...
 
     def policies(self) -> list[tuple[int, str, int]]:
         """(index, hash, version), oldest first."""
@@ -200,13 +201,17 @@ class LedgerView(Protocol):
 
     def inbox(self, partner: str, first: int, last: int) -> dict[int, InboxRow]: ...
 
+    def restrictions_of(self, partner: str, pseudonyms: Sequence[bytes]) -> list[RestrictionRow]: ...
+
     def all_restrictions(self) -> Iterable[RestrictionRow]: ...
 
     def receipt(self, receipt_id: str) -> ReceiptRow | None: ...
 
     def members(self, receipt_id: str) -> bytes | None: ...
 
-    def receipts(self, before: int | None, limit: int, kind: str | None, partner: str | None) -> list[ReceiptRow]:
+    def receipts(
+        self, before: int | None, limit: int, kind: str | None, partner: str | None
+    ) -> list[ReceiptRow]:
         """Newest first, with index < before."""
         ...
 

@@ -85,7 +85,10 @@ def pair_pseudonyms(pair_key: bytes, identifiers: Sequence[Identifier]) -> dict[
 
 def pack_openings(openings: Sequence[Opening]) -> bytes:
     return b"".join(
-        [i.to_bytes(8, "big") + salt + len(payload).to_bytes(4, "big") + payload for i, salt, payload in openings]
+        [
+            i.to_bytes(8, "big") + salt + len(payload).to_bytes(4, "big") + payload
+            for i, salt, payload in openings
+        ]
     )
 
 
@@ -162,7 +165,9 @@ class SubjectVault:
         try:
             return AESGCM(key).decrypt(sealed[1:13], sealed[13:], what + b"/" + handle)
         except InvalidTag:
-            raise Tampered("A sealed record was changed, or belongs elsewhere.", code="bad_side_record") from None
+            raise Tampered(
+                "A sealed record was changed, or belongs elsewhere.", code="bad_side_record"
+            ) from None
 
     def seal_system(self, plaintext: bytes) -> bytes:
         """Seal what is about no single person, under the ring itself."""

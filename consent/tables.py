@@ -37,6 +37,7 @@ tiles = sa.Table(
     sa.Column("level", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("idx", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("hashes", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 side = sa.Table(
     "consent_side",
@@ -53,6 +54,7 @@ subjects = sa.Table(
     sa.Column("wrapped_key", sa.LargeBinary, nullable=False),
     sa.Column("identifiers", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 aliases = sa.Table(
     "consent_aliases",
@@ -61,6 +63,7 @@ aliases = sa.Table(
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("subject", sa.LargeBinary, nullable=False),
     sa.Index("consent_aliases_subject", "subject"),
+    sqlite_with_rowid=False,
 )
 state = sa.Table(
     "consent_state",
@@ -75,7 +78,7 @@ state = sa.Table(
     sa.Column("restricted_at", sa.BigInteger, nullable=True),
     sa.Column("restriction", sa.String(32), nullable=True),
     sa.Column("restricted_index", sa.BigInteger, nullable=True),
-    sa.Index("consent_state_subject", "subject"),
+    sqlite_with_rowid=False,
 )
 policies = sa.Table(
     "consent_policies",
@@ -120,6 +123,7 @@ outbox = sa.Table(
     sa.Column("enforced_at", sa.BigInteger, nullable=True),
     sa.Column("acked_at", sa.BigInteger, nullable=True),
     sa.Index("consent_outbox_subject", "subject"),
+    sqlite_with_rowid=False,
 )
 inbox = sa.Table(
     "consent_inbox",
@@ -128,8 +132,8 @@ inbox = sa.Table(
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("digest", sa.LargeBinary, nullable=False),
     sa.Column("idx", sa.BigInteger, nullable=False),
-    sa.Column("received_at", sa.BigInteger, nullable=False),
-    sa.Column("enforced_at", sa.BigInteger, nullable=False),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 restrictions = sa.Table(
     "consent_restrictions",
@@ -141,6 +145,7 @@ restrictions = sa.Table(
     sa.Column("restricted_at", sa.BigInteger, nullable=True),
     sa.Column("lifted_at", sa.BigInteger, nullable=True),
     sa.Column("idx", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 receipts = sa.Table(
     "consent_receipts",

@@ -32,7 +32,8 @@ TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 
 _PATH = re.compile(
-    r"tile/(?P<level>entries|0|[1-9]\d?)/(?P<high>(?:x\d{3}/)*)(?P<low>\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?", re.ASCII
+    r"tile/(?P<level>entries|0|[1-9]\d?)/(?P<high>(?:x\d{3}/)*)(?P<low>\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?",
+    re.ASCII,
 )
 
 
