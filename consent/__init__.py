@@ -24,11 +24,12 @@ False
 
 from __future__ import annotations
 
-from consent.api import Guards
+from consent.api import Guards, create_router
 from consent.checkpoint import Checkpoint
 from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
 from consent.feed import Enforcement, Feed, FeedStatus, Pumped
 from consent.gate import ConsentGate, GateResult
+from consent.imports import ImportReport, import_table
 from consent.ledger import EntryAudit, Ledger, Recorded
 from consent.notes import VerifierKey
 from consent.peers import PairKeys, PeerConnection, PeerResponse
@@ -62,6 +63,7 @@ __all__ = [
     "GateResult",
     "Guards",
     "Identifier",
+    "ImportReport",
     "Ledger",
     "LogReport",
     "Outcome",
@@ -77,8 +79,10 @@ __all__ = [
     "SqlStore",
     "UseReceipt",
     "VerifierKey",
+    "create_router",
     "directory_reader",
     "grant",
+    "import_table",
     "metadata",
     "refuse",
     "url_reader",

@@ -1,0 +1,120 @@
+"""Shapes of requests and answers over HTTP. Unknown fields are refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Purpose = Annotated[str, StringConstraints(max_length=160), Field(examples=["overlap.reach"])]
+Partner = Annotated[str, StringConstraints(max_length=128), Field(examples=["bank"])]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Person(_Strict):
+    """One person by identifiers as they are written; the node normalises them. At least one."""
+
+    email: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        None, examples=["ann@example.org"]
+    )
+    phone: Annotated[str, StringConstraints(max_length=64)] | None = Field(None, examples=["138 0013 8000"])
+
+
+class ConsentDecision(Person):
+    decision: Literal["grant", "refuse", "withdraw"]
+    purpose: Purpose
+    partner: Partner = "*"
+    purpose_version: int | None = Field(None, ge=1)
+    effective_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class ConsentBatch(_Strict):
+    decisions: Annotated[list[ConsentDecision], Field(min_length=1, max_length=10_000)]
+
+
+class OptOut(Person):
+    purpose: Purpose = "*"
+    partner: Partner = "*"
+
+
+class OptOutBatch(_Strict):
+    people: Annotated[list[OptOut], Field(min_length=1, max_length=10_000)]
+
+
+class CheckRequest(Person):
+    purpose: Purpose
+    partner: Partner
+    at: datetime | None = None
+
+
+class RecordedAnswer(_Strict):
+    first_index: int
+    count: int
+    size: int
+    checkpoint: str
+
+
+class CheckAnswer(_Strict):
+    allowed: bool
+    reason: str
+    since: datetime | None
+    index: int | None
+
+
+class LatencyAnswer(_Strict):
+    """Milliseconds."""
+
+    p50: float
+    p99: float
+    longest: float
+
+
+class DeliveryAnswer(_Strict):
+    partner: str
+    queued: int
+    delivered: int
+    failures: int
+    last_error: str | None
+    next_attempt_at: datetime | None
+    enforced: LatencyAnswer | None
+    acknowledged: LatencyAnswer | None
+    heard_size: int
+    heard_at: datetime | None
+
+
+class OptOutStatus(_Strict):
+    partners: list[DeliveryAnswer]
+
+
+class ReceiptItem(_Strict):
+    index: int
+    receipt: dict[str, Any]
+
+
+class ReceiptPage(_Strict):
+    receipts: list[ReceiptItem]
+    next: int | None = Field(description="Pass as `before` for the next page; null on the last.")
+
+
+class AbsenceAnswer(_Strict):
+    receipt: dict[str, Any]
+    leaf: str
+    proof: dict[str, Any]
+
+
+class PurposeAnswer(_Strict):
+    name: str
+    since: int
+    title: dict[str, str]
+
+
+class PolicyAnswer(_Strict):
+    policy: str
+    version: int
+    hash: str
+    purposes: list[PurposeAnswer]
