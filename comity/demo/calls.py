@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 
+from clean_room.client import Comity, failure_of
+from clean_room.schemas import JobOut, QueryIn
 from comity.demo.sites import Site
 from comity.problems import from_problem
 from privacy.errors import PeerUnreachable, Refused, StorageError
@@ -23,10 +25,11 @@ _TRAFFIC = re.compile(
 
 
 class NodeCalls:
-    """The API of one running node, called with its operator key."""
+    """The API of one running node, called with its operator key; `room` is the clean room's typed client."""
 
-    def __init__(self, site: Site, client: httpx.Client, alive: Callable[[], None]) -> None:
+    def __init__(self, site: Site, room: Comity, client: httpx.Client, alive: Callable[[], None]) -> None:
         self.site = site
+        self.room = room
         self._client = client
         self._alive = alive
 
@@ -37,6 +40,19 @@ class NodeCalls:
     def post(self, path: str, body: object) -> Any:
         """The JSON answered to `body`."""
         return self._answer("POST", path, json=body)
+
+    def ask(self, query: QueryIn, *, seconds: float, progress: Callable[[float], None]) -> JobOut:
+        """Ask the partner and wait for the answer; raises what a query that failed ended with."""
+
+        def seen(job: JobOut) -> None:
+            self._alive()
+            progress(job.progress)
+
+        job = self.room.wait(self.room.ask(query).id, timeout=seconds, pause=0.1, seen=seen)
+        failure = failure_of(job)
+        if failure is not None:
+            raise failure
+        return job
 
     def text(self, path: str) -> str:
         """The text at `path`."""
@@ -94,5 +110,8 @@ class NodeCalls:
 def calls_to(site: Site, alive: Callable[[], None]) -> Iterator[NodeCalls]:
     """Calls to the node of `site`; `alive` raises when its process has ended."""
     headers = {"authorization": f"Bearer {site.operator_key}"}
-    with httpx.Client(base_url=site.url, headers=headers, trust_env=False, timeout=120.0) as client:
-        yield NodeCalls(site, client, alive)
+    with (
+        httpx.Client(base_url=site.url, headers=headers, trust_env=False, timeout=120.0) as client,
+        Comity(site.url, site.operator_key, timeout=120.0) as room,
+    ):
+        yield NodeCalls(site, room, client, alive)
