@@ -71,6 +71,8 @@ def read_key_file(path: Path) -> bytes:
             content = file.read(_LIMIT + 1)
     except FileNotFoundError:
         raise BadInput(f"There is no key file at {path}.", code="bad_key_file") from None
+    except IsADirectoryError:
+        raise BadInput(f"{path} is a folder, not a key file.", code="bad_key_file") from None
     except OSError as error:
         raise StorageError(f"The key file {path} could not be read: {error.strerror}.") from error
     if len(content) > _LIMIT:

@@ -9,6 +9,7 @@ and equal rows stay equal.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class Pseudonymiser:
 
     def token(self, canonical: bytes) -> str:
         """Return the token of one canonical identifier."""
-        return str(self._encode([self._digest(canonical)])[0])
+        return self.prefix + base64.b32encode(self._digest(canonical)).decode("ascii").lower()
 
     def tokens(self, canonicals: pa.Array | pa.ChunkedArray) -> pa.StringArray:
         """Return the token of each row of a binary or text column; null stays null.
@@ -105,7 +106,7 @@ class Pseudonymiser:
         words = fives[:, 0]
         for i in range(1, 5):
             words = (words << np.uint64(8)) | fives[:, i]
-        letters = _ALPHABET[(words[:, None] >> _SHIFTS) & np.uint64(31)].reshape(len(digests), -1)
+        letters = _ALPHABET[(words[:, None] >> _SHIFTS) & np.uint64(31)].reshape(len(digests), _TOKEN_BYTES * 8 // 5)
         rows = np.hstack([np.broadcast_to(prefix, (len(digests), prefix.size)), letters])
         ends = np.arange(len(digests) + 1, dtype=np.int32) * rows.shape[1]
         content = np.ascontiguousarray(rows)
