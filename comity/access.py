@@ -142,7 +142,9 @@ def authorise(key: ApiKey, roles: Sequence[str], path: str) -> str:
             f"The role {key.role} may not do this.",
             advice=f"It takes one of: {', '.join([*roles, 'admin'])}.",
         )
-    if key.scope and not any(path == p or path.startswith(p.rstrip("/") + "/") for p in key.scope):
+    if key.scope and not any(
+        path == p or path.startswith((p.rstrip("/") + "/", p.rstrip("/") + ":")) for p in key.scope
+    ):
         raise NotAuthorised("The API key's scope does not cover this path.")
     return key.name
 

@@ -19,12 +19,12 @@ from starlette.exceptions import HTTPException
 
 from comity import metrics as exposition
 from comity.access import ROLES, authorise
-from comity.bootstrap import Node
 from comity.config import is_loopback
 from comity.errors import NotAuthenticated
 from comity.guards import bearer
 from comity.logs import log
 from comity.middleware import PEER_PREFIX, BodyLimit, RequestContext, SignedAnswers
+from comity.node import Node
 from comity.problems import CONTENT_TYPE, problem
 from privacy.errors import BadInput, ComityError, Misuse, StorageError
 
@@ -105,7 +105,7 @@ def create_app(node: Node) -> FastAPI:
     app.add_middleware(RequestContext, metrics=node.metrics)
     app.add_middleware(SignedAnswers, sign=node.sign_answer, public_url=node.config.public_url)
     _add_problems(app)
-    for router in node.routers():
+    for router in node.routers:
         app.include_router(router)
     _add_own_routes(app, node)
     _describe(app)

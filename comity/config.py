@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -42,6 +41,7 @@ __all__ = [
 CONFIG_FILE = "node.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ORIGIN = re.compile(r"[a-z0-9][a-z0-9.\-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~\-]+)*")
+_URL = re.compile(r"https?://([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 _MEGABYTE = 1 << 20
 
 
@@ -350,12 +350,12 @@ def _check(config: NodeConfig, source: _Source) -> None:
             need(bool(getattr(server, other)), "server", key, f"needs {other} as well")
             need(config.path(getattr(server, key)).is_file(), "server", key, "there is no such file")
     if server.public_url:
-        parts = urlsplit(server.public_url)
-        good = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+        need(
+            bool(_URL.fullmatch(server.public_url)),
+            "server",
+            "public_url",
+            "must be http(s)://HOST or http(s)://HOST:PORT, without a path",
         )
-        need(good, "server", "public_url", "must be an http(s) URL without query or fragment")
-        need(parts.path in ("", "/"), "server", "public_url", "must not have a path")
     if config.log.origin:
         need(
             bool(_ORIGIN.fullmatch(config.log.origin)),

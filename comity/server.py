@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from comity.app import create_app
-from comity.bootstrap import build_node, system_random, utc_now
+from comity.bootstrap import build_node
 from comity.config import NodeConfig, load_config
 from comity.errors import ConfigError
 from comity.logs import configure_logs, log
+from comity.system import system_random, utc_now
 
 __all__ = ["serve_node"]
 
 
 class _Server(uvicorn.Server):
-    """Says once that it is ready, after the sockets listen."""
+    """Says once that it is ready, after the sockets listen; stops by a signal without dying of it."""
 
     def __init__(self, config: uvicorn.Config, ready_line: str) -> None:
         super().__init__(config)
         self._ready_line = ready_line
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # uvicorn would raise the signal again once it has stopped, before the node has been closed.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

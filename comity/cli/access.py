@@ -22,9 +22,9 @@ app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 @contextmanager
 def _keys(directory: Path) -> Iterator[AccessKeys]:
     from comity.access import AccessKeys
-    from comity.bootstrap import system_random, utc_now
     from comity.config import load_config
     from comity.database import check_migrated, open_engine
+    from comity.system import system_random, utc_now
 
     engine = open_engine(load_config(directory).database_url)
     try:

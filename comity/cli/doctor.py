@@ -28,8 +28,8 @@ def doctor(
 
         comity doctor bank
     """
-    from comity.bootstrap import utc_now
     from comity.doctor import Verdict, examine
+    from comity.system import utc_now
 
     findings = []
     for finding in examine(directory, clock=utc_now):

@@ -40,8 +40,8 @@ def init(
 
         comity init /srv/comity --name bank --port 8440 --public-url https://comity.bank.example
     """
-    from comity.bootstrap import system_random, utc_now
     from comity.scaffold import make_node
+    from comity.system import system_random, utc_now
 
     made = make_node(
         directory,

@@ -24,8 +24,11 @@ def serve(
 
         comity serve bank
     """
-    from comity.server import serve_node
-
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("must be debug, info, warning or error", param_hint="--log-level")
+    from comity.config import load_config
+
+    load_config(directory).check_exposed()
+    from comity.server import serve_node
+
     serve_node(directory, log_level=log_level, ready_json=as_json)

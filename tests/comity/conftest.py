@@ -77,45 +77,60 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return go
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., ServedNode]]:
-    """Make (if need be) and serve a node; every process is ended by its id afterwards."""
-    running: list[ServedNode] = []
+class Nodes:
+    """Makes and serves nodes below one folder; `stop` ends every process by its id."""
 
-    def start(name: str = "bank", *init: str) -> ServedNode:
-        from comity.bootstrap import system_random, utc_now
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[ServedNode] = []
 
+    def __call__(
+        self, name: str = "bank", *, database_url: str | None = None, datasets: str = ""
+    ) -> ServedNode:
         from comity.scaffold import make_node
+        from comity.system import system_random, utc_now
 
-        directory = tmp_path / name
+        directory = self.folder / name
         if not directory.exists():
-            options = dict(zip(init[::2], init[1::2], strict=True))
-            make_node(directory, name=name, port=free_port(), clock=utc_now, random=system_random, **options)
-        log_file = tmp_path / f"{name}.log"
+            more = {} if database_url is None else {"database_url": database_url}
+            make_node(directory, name=name, port=free_port(), clock=utc_now, random=system_random, **more)
+            if datasets:
+                (directory / "datasets.toml").write_text(datasets)
+        log_file = self.folder / f"{name}.log"
         with log_file.open("a") as log:
             process = subprocess.Popen(
                 [*COMITY, "serve", str(directory), "--json"], stdout=subprocess.PIPE, stderr=log, text=True
             )
         try:
-            line = _first_line(process, seconds=60)
-            ready = json.loads(line)
+            ready = json.loads(_first_line(process, seconds=60))
         except BaseException:
             process.kill()
             process.wait()
             pytest.fail(f"the node did not come up: {log_file.read_text()}")
-        node = ServedNode(
-            directory,
-            ready["local_url"],
-            process,
-            log_file,
-            (directory / "keys/operator.key").read_text().strip(),
-        )
-        running.append(node)
+        operator = (directory / "keys/operator.key").read_text().strip()
+        node = ServedNode(directory, ready["local_url"], process, log_file, operator)
+        self.running.append(node)
         return node
 
-    yield start
-    for node in running:
-        node.stop()
+    def stop(self) -> None:
+        for node in self.running:
+            node.stop()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Nodes]:
+    """Nodes of one test."""
+    nodes = Nodes(tmp_path)
+    yield nodes
+    nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def serve_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Nodes shared by the tests of one module."""
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"))
+    yield nodes
+    nodes.stop()
 
 
 def _first_line(process: subprocess.Popen[str], *, seconds: float) -> str:

@@ -108,6 +108,7 @@ def test_roles_and_scopes_decide(access: AccessKeys) -> None:
     assert authorise(analyst, ["analyst"], "/v1/overlap-queries") == "a"
     assert authorise(analyst, ["analyst"], "/v1/overlap-queries/7") == "a"
     assert authorise(analyst, ["analyst"], "/v1/budgets/x") == "a"
+    assert authorise(analyst, ["analyst"], "/v1/overlap-queries:preview") == "a"
     for path in ("/v1/overlap-queries-evil", "/v1", "/"):
         with pytest.raises(NotAuthorised, match="scope"):
             authorise(analyst, ["analyst"], path)

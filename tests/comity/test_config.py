@@ -74,7 +74,7 @@ def test_an_unknown_section_is_named() -> None:
         ('name = "b"\n[server]\nport = 70000', "between 1 and 65535"),
         ('name = "b"\n[server]\nbehind_proxy = 1', "true or false"),
         ('name = "b"\n[server]\npublic_url = "ftp://x"', "http"),
-        ('name = "b"\n[server]\npublic_url = "http://x/path"', "must not have a path"),
+        ('name = "b"\n[server]\npublic_url = "http://x/path"', "without a path"),
         ('name = "b"\n[server]\ntls_key = "k.pem"', "needs tls_certificate"),
         ('name = "b"\n[log]\norigin = "https://bank/log"', "without scheme"),
         ('name = "b"\n[database]\nurl = "mysql://x/y"', "sqlite"),

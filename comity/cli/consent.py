@@ -1,0 +1,312 @@
+"""`comity consent`: decisions of people, and what was done with their data."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from comity.cli.opening import opened
+from comity.cli.output import Directory, Json, document, moment, show, table
+from comity.cli.person import Email, Phone, Region, identifiers
+
+if TYPE_CHECKING:
+    from consent.ledger import Recorded
+
+app = typer.Typer(no_args_is_help=True, help="Record and look up consents; receipts and proofs of absence.")
+
+Purposes = Annotated[
+    list[str] | None, typer.Option("--purpose", help="A dotted purpose, as in overlap.reach; repeatable.")
+]
+Partner = Annotated[str, typer.Option(help="The partner it is about; * for every partner.")]
+Method = Annotated[str, typer.Option(help="How the decision was collected: a short word for the record.")]
+
+
+def _told(as_json: bool, recorded: Recorded, what: str) -> None:
+    value = {"recorded": recorded.count, "first_index": recorded.first_index, "log_size": recorded.size}
+    entries = "entry" if recorded.count == 1 else f"{recorded.count} entries from"
+    show(as_json, value, [f"{what}: {entries} {recorded.first_index} of the log."])
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A CSV, Parquet or Arrow table, one decision a row.")
+    ],
+    *,
+    decision: Annotated[
+        str | None, typer.Option(help="grant, refuse or withdraw, where there is no such column.")
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(help="The purpose, where there is no such column.")] = None,
+    partner: Annotated[str | None, typer.Option(help="The partner, where there is no such column.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=KIND", help="An identifier column, as in mail=email; repeatable."),
+    ] = None,
+    keep_good: Annotated[
+        bool, typer.Option("--keep-good", help="Record the good rows even if others cannot be read.")
+    ] = False,
+    region: Region = "CN",
+    method: Method = "import",
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Record the decisions in FILE: all rows, or none if one cannot be read.
+
+    Columns: email, phone or mobile (or those named with --column); decision, purpose;
+    and optionally partner, at, expires_at.
+
+    Examples:
+
+        comity consent import consents.parquet --dir bank
+
+        comity consent import optouts.csv --decision withdraw --purpose "*" --column mail=email --dir shop
+    """
+    from comity.cli.progress import counter
+    from consent.imports import IDENTIFIER_COLUMNS, import_table
+    from privacy.errors import BadInput
+
+    if not file.is_file():
+        raise BadInput(f"There is no file {file}.")
+    columns = dict(_column(given) for given in column) if column else IDENTIFIER_COLUMNS
+    with opened(directory) as records, counter(f"importing {file.name}") as progress:
+        report = import_table(
+            records.ledger,
+            file,
+            on_error="skip" if keep_good else "abort",
+            identifiers=columns,
+            purpose=purpose,
+            partner=partner,
+            decision=decision,
+            region=region,
+            method=method,
+            progress=progress,
+        )
+    lines = [
+        f"{report.recorded} decisions recorded from {report.rows} rows; {report.rejected} rows rejected."
+    ]
+    lines += [f"row {e.row}, {e.column}: {e.code}" for e in report.errors[:20]]
+    show(as_json, asdict(report), lines)
+
+
+def _column(given: str) -> tuple[str, str]:
+    name, _, kind = given.rpartition("=")
+    if not name or kind not in ("email", "phone"):
+        raise typer.BadParameter("is NAME=email or NAME=phone", param_hint="--column")
+    return name, kind
+
+
+@app.command()
+def grant(
+    *,
+    purpose: Annotated[list[str], typer.Option(help="A dotted purpose, as in overlap.reach; repeatable.")],
+    email: Email = None,
+    phone: Phone = None,
+    partner: Partner = "*",
+    region: Region = "CN",
+    method: Method = "cli",
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Record that a person agrees to a purpose.
+
+    Example:
+
+        comity consent grant --email - --purpose overlap.reach --dir bank
+    """
+    from consent.events import grant as granted
+
+    person = identifiers(email, phone, region)
+    with opened(directory) as records:
+        done = records.ledger.record([granted(person, p, partner=partner, method=method) for p in purpose])
+    _told(as_json, done, "Granted")
+
+
+@app.command()
+def withdraw(
+    *,
+    email: Email = None,
+    phone: Phone = None,
+    purpose: Purposes = None,
+    partner: Partner = "*",
+    region: Region = "CN",
+    method: Method = "cli",
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Record that a person opts out; of everything, unless purposes are named.
+
+    Partners are told by the running node, at once or when it next starts.
+
+    Example:
+
+        comity consent withdraw --phone 13800138000 --dir shop
+    """
+    from consent.events import withdraw as withdrawn
+
+    person = identifiers(email, phone, region)
+    with opened(directory) as records:
+        events = [withdrawn(person, p, partner=partner, method=method) for p in purpose or ["*"]]
+        done = records.ledger.record(events)
+    _told(as_json, done, "Withdrawn")
+
+
+@app.command()
+def refuse(
+    *,
+    purpose: Annotated[list[str], typer.Option(help="A dotted purpose, as in overlap.reach; repeatable.")],
+    email: Email = None,
+    phone: Phone = None,
+    partner: Partner = "*",
+    region: Region = "CN",
+    method: Method = "cli",
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Record that a person was asked and said no.
+
+    Example:
+
+        comity consent refuse --email - --purpose model.credit --dir bank
+    """
+    from consent.events import refuse as refused
+
+    person = identifiers(email, phone, region)
+    with opened(directory) as records:
+        done = records.ledger.record([refused(person, p, partner=partner, method=method) for p in purpose])
+    _told(as_json, done, "Refused")
+
+
+@app.command("show")
+def show_person(
+    *,
+    email: Email = None,
+    phone: Phone = None,
+    region: Region = "CN",
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Show everything a person has decided, oldest first. The person is not named in the output.
+
+    Example:
+
+        comity consent show --email - --dir bank
+    """
+    (kind, form), *_ = identifiers(email, phone, region)
+    with opened(directory) as records:
+        history = records.ledger.history(form, kind)
+    rows = [
+        (h["index"], moment(_time(h["recorded_at"])), h["type"], h["purpose"], h["partner"],
+         moment(_time(h["effective_at"])), moment(_time(h["expires_at"])))
+        for h in history
+    ]  # fmt: skip
+    headings = ["entry", "recorded", "event", "purpose", "partner", "effective", "expires"]
+    show(as_json, {"history": history}, table(headings, rows))
+
+
+def _time(value: object) -> Any:
+    return value
+
+
+@app.command()
+def check(
+    *,
+    purpose: Annotated[str, typer.Option(help="A dotted purpose, as in overlap.reach.")],
+    partner: Annotated[str, typer.Option(help="The partner the data would be used with.")],
+    email: Email = None,
+    phone: Phone = None,
+    region: Region = "CN",
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Say whether a person's data may be used for a purpose with a partner, now. Exits with 1 if not.
+
+    Example:
+
+        comity consent check --email - --purpose overlap.reach --partner shop --dir bank
+    """
+    (kind, form), *_ = identifiers(email, phone, region)
+    with opened(directory) as records:
+        decision = records.ledger.check(form, kind, purpose, partner)
+    value = {"allowed": decision.allowed, "reason": decision.reason.value}
+    show(as_json, value, [f"{'allowed' if decision.allowed else 'not allowed'} ({decision.reason.value})"])
+    raise typer.Exit(0 if decision.allowed else 1)
+
+
+@app.command()
+def receipt(
+    receipt_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="A receipt; without one, the newest are listed.")
+    ] = None,
+    *,
+    email: Email = None,
+    phone: Phone = None,
+    region: Region = "CN",
+    limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=1000)] = 20,
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """List receipts of use, show one with its log proof, or prove that a person was not in it.
+
+    With a person named, exits with 1 if they were in the use: there is no proof of absence then.
+
+    Examples:
+
+        comity consent receipt --dir bank
+
+        comity consent receipt 3c1f… --email - --dir bank --json > absent.json
+    """
+    if receipt_id is None:
+        _list_receipts(directory, limit, as_json)
+        return
+    if email is None and phone is None:
+        with opened(directory) as records:
+            proof = records.ledger.receipt_proof(receipt_id).to_dict()
+            vkey = records.ledger.vkey
+        document({"vkey": vkey, "proof": proof})
+        return
+    from consent.receipts import verify_absence
+
+    with opened(directory) as records:
+        ledger = records.ledger
+        proofs = []
+        for kind, form in identifiers(email, phone, region):
+            absence, used = ledger.absence_proof(receipt_id, kind, form)
+            leaf = ledger.member_leaf(receipt_id, kind, form)
+            verify_absence(absence, used.set_root, leaf)
+            proofs.append({"kind": kind, "leaf": base64.b64encode(leaf).decode(), "proof": absence.to_dict()})
+        value = {
+            "vkey": ledger.vkey,
+            "absent": True,
+            "absences": proofs,
+            "receipt": ledger.receipt_proof(receipt_id).to_dict(),
+        }
+    show(
+        as_json,
+        value,
+        [f"Not in {receipt_id}: {used.kind} for {used.purpose}, {moment(used.at)}. Proof holds."],
+    )
+
+
+def _list_receipts(directory: Path, limit: int, as_json: bool) -> None:
+    with opened(directory) as records:
+        found = records.ledger.receipts(limit=limit)
+    rows = [
+        (
+            r.id,
+            index,
+            r.kind,
+            r.purpose,
+            r.partner,
+            "" if r.round is None else r.round,
+            r.evidence.count,
+            moment(r.at),
+        )
+        for index, r in found
+    ]
+    value = {"receipts": [{"index": index, **r.to_dict()} for index, r in found]}
+    headings = ["receipt", "entry", "kind", "purpose", "partner", "round", "people", "at"]
+    show(as_json, value, table(headings, rows))

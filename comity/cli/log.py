@@ -1,0 +1,226 @@
+"""`comity log`: the transparency log, verified, shown, proved."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from comity.cli.opening import opened
+from comity.cli.output import Directory, Json, document, moment, show, table
+
+if TYPE_CHECKING:
+    from consent.checkpoint import Checkpoint
+    from consent.notes import VerifierKey
+    from consent.verify import LogReport, Reader
+
+app = typer.Typer(no_args_is_help=True, help="Verify, show and prove the transparency log.")
+
+_EXIT = {"ok": 0, "unreachable": 3, "tampered": 4, "wrong_key": 4, "incomplete": 5, "stale": 6}
+_MOST_BYTES = 32 << 20
+
+
+@app.command()
+def verify(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH_OR_URL]",
+            help="A log directory or URL; without one, the node's own log, database and all.",
+        ),
+    ] = None,
+    *,
+    key: Annotated[
+        str, typer.Option("--key", metavar="VKEY", help="The log's verifier key, or a file with it.")
+    ] = "",
+    known: Annotated[
+        Path | None, typer.Option(help="A checkpoint seen before, which the log must extend.", exists=True)
+    ] = None,
+    max_age: Annotated[
+        float | None, typer.Option(metavar="HOURS", help="The newest entry may be no older.", min=0)
+    ] = None,
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Check a log from its entries up to the signed checkpoint, offline, trusting nothing but the key.
+
+    Exit codes: 0 holds, 3 unreachable, 4 tampered or signed by another key, 5 incomplete, 6 stale.
+
+    Examples:
+
+        comity log verify --dir bank
+
+        comity log verify shop/log --key shop.example/log+0a1b2c3d+AbC…
+
+        comity log verify https://shop.example/log --key shop.vkey --known seen.checkpoint
+    """
+    from comity.cli.progress import counter
+
+    if target is None:
+        from consent.verify import verify_ledger
+
+        with opened(directory) as records:
+            report = verify_ledger(records.ledger)
+    else:
+        from consent.verify import verify_log
+
+        if not key:
+            raise typer.BadParameter("a log is verified against its key", param_hint="--key")
+        verifier = _key(key)
+        since = None if max_age is None else dt.datetime.now(dt.UTC) - dt.timedelta(hours=max_age)
+        with counter("entries checked") as count:
+            report = verify_log(
+                _reader(target),
+                verifier,
+                known=_known(known, verifier),
+                not_older_than=since,
+                each=lambda n: count(n, None),
+            )
+    _tell(report, as_json)
+
+
+def _tell(report: LogReport, as_json: bool) -> None:
+    from consent.encoding import from_micros
+
+    newest = None if report.newest is None else from_micros(report.newest)
+    value = {
+        "ok": report.ok,
+        "outcome": report.outcome.value,
+        "detail": report.detail,
+        "origin": report.origin,
+        "size": report.size,
+        "root": base64.b64encode(report.root).decode(),
+        "newest": newest,
+    }
+    line = f"{report.origin}: {report.detail}"
+    if report.ok:
+        show(as_json, value, [line])
+        return
+    if as_json:
+        document(value)
+    typer.echo(f"comity: {report.outcome.value}: {line}", err=True)
+    raise typer.Exit(_EXIT[report.outcome.value])
+
+
+def _key(text: str) -> VerifierKey:
+    from consent.notes import VerifierKey
+    from privacy.errors import BadInput
+
+    if "+" not in text:
+        try:
+            text = Path(text).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise BadInput(
+                "The key is neither a verifier key nor a file with one.", code="invalid_vkey"
+            ) from None
+    return VerifierKey.from_text(text)
+
+
+def _known(path: Path | None, key: VerifierKey) -> Checkpoint | None:
+    from consent.checkpoint import open_checkpoint
+
+    return None if path is None else open_checkpoint(path.read_bytes(), [key])
+
+
+def _reader(target: str) -> Reader:
+    from consent.verify import directory_reader, url_reader
+    from privacy.errors import BadInput
+
+    if target.startswith(("http://", "https://")):
+        return url_reader(target.rstrip("/"), _get)
+    if not Path(target).is_dir():
+        raise BadInput(f"There is no directory {target}.")
+    return directory_reader(Path(target))
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    import httpx
+
+    from privacy.errors import PeerUnreachable
+
+    try:
+        with httpx.stream("GET", url, timeout=30, follow_redirects=True) as answer:
+            received = bytearray()
+            for chunk in answer.iter_bytes():
+                received += chunk
+                if len(received) > _MOST_BYTES:
+                    raise PeerUnreachable("The log's server sends more than a log file can be.")
+            return answer.status_code, bytes(received)
+    except httpx.HTTPError as e:
+        raise PeerUnreachable(f"The log cannot be fetched ({type(e).__name__}).") from None
+
+
+@app.command("show")
+def show_log(
+    *,
+    last: Annotated[
+        int, typer.Option(help="How many of the newest entries to list.", min=0, max=10_000)
+    ] = 10,
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Show the signed tree head, the log's key, and the newest entries. Entries hold no personal data.
+
+    Example:
+
+        comity log show --last 5 --dir bank
+    """
+    from consent.encoding import Leaf, from_micros
+
+    with opened(directory) as records:
+        ledger = records.ledger
+        head = ledger.head()
+        first = max(0, head.size - last)
+        with ledger.store.read() as view:
+            rows = view.entries(first, head.size)
+        leaves = [(row.index, Leaf.from_bytes(row.leaf)) for row in rows]
+        vkey = ledger.vkey
+    entries = [
+        {"index": i, "type": leaf.type, "recorded_at": from_micros(leaf.recorded_at), "id": leaf.id}
+        for i, leaf in leaves
+    ]
+    value = {
+        "origin": head.origin,
+        "size": head.size,
+        "root": base64.b64encode(head.root).decode(),
+        "vkey": vkey,
+        "checkpoint": head.text,
+        "entries": entries,
+    }
+    lines = [
+        f"origin  {head.origin}",
+        f"size    {head.size}",
+        f"root    {value['root']}",
+        f"key     {vkey}",
+        "",
+    ]
+    listed = [(i, moment(from_micros(leaf.recorded_at)), leaf.type, leaf.id) for i, leaf in leaves]
+    show(as_json, value, [*lines, *table(["entry", "recorded", "type", "id"], listed)])
+
+
+@app.command()
+def prove(
+    index: Annotated[int, typer.Argument(help="The entry's index.", min=0)],
+    directory: Directory = Path(),
+    as_json: Json = False,
+) -> None:
+    """Prove that an entry is in the log: the entry, its path, and the checkpoint it leads to.
+
+    Example:
+
+        comity log prove 42 --dir bank --json > proof.json
+    """
+    with opened(directory) as records:
+        proof = records.ledger.prove(index)
+        vkey = records.ledger.vkey
+        leaf, checkpoint = proof.verify(records.ledger.key)
+    value = {"vkey": vkey, "proof": proof.to_dict()}
+    lines = [
+        f"entry {index}: {leaf.type}, id {leaf.id}",
+        f"is in the tree of {checkpoint.size} entries with root {base64.b64encode(checkpoint.root).decode()}",
+        *(base64.b64encode(step).decode() for step in proof.path),
+    ]
+    show(as_json, value, lines)
