@@ -14,7 +14,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -38,8 +39,6 @@ QueryType = Literal["overlap", "measure", "align"]
 QUERY_TYPES: tuple[QueryType, ...] = ("overlap", "measure", "align")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FORBID = ConfigDict(extra="forbid")
-
-T = TypeVar("T", bound="_Document")
 
 
 class _Document:
@@ -67,7 +66,8 @@ class _Document:
         The message names the field and what is wrong with it, never the value.
         """
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(document, default=str), strict=True)
+            read: Self = _reader(cls).validate_json(json.dumps(document, default=str), strict=True)
+            return read
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "document"
@@ -75,6 +75,11 @@ class _Document:
                 f"{cls.__name__.lower()}: {where}: {first['type'].replace('_', ' ')}.",
                 code="malformed_document",
             ) from None
+
+
+@cache
+def _reader(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _name(text: str, what: str) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -108,16 +108,19 @@ class Query:
         return asdict(self)
 
     @classmethod
-    def from_document(cls, document: object) -> Self:
+    def from_document(cls, document: object) -> Query:
         """Strict reader; raises `Misuse(malformed_query)` naming the field, never its value."""
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(document, default=str), strict=True)
+            return _READER.validate_json(json.dumps(document, default=str), strict=True)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "query"
             raise Misuse(
                 f"query: {where}: {first['type'].replace('_', ' ')}.", code="malformed_query"
             ) from None
+
+
+_READER = TypeAdapter(Query)
 
 
 @dataclass(frozen=True, slots=True)

@@ -306,6 +306,8 @@ class CleanRoom:
                 self._cancels.pop(job.id, None)
 
     def _sweep(self) -> None:
+        # The noise library takes seconds to load: better now than in front of a waiting partner.
+        self._noise.sums(1.0, 1)
         while not self._stopping.wait(self.settings.sweep_seconds):
             self.contributor.sweep()
 

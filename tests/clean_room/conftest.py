@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ from privacy.identifiers import canonical
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
 
-BANK_PEOPLE = range(1400)
-SHOP_PEOPLE = range(400, 1900)
+BANK_PEOPLE = range(280)
+SHOP_PEOPLE = range(80, 380)
 PURPOSES = ("overlap.reach", "overlap.measure", "overlap.align")
 
 
@@ -100,6 +101,12 @@ class Wire:
     tamper: Callable[[str, str, bytes], bytes] | None = None
     tamper_reply: Callable[[str, str, bytes], bytes] | None = None
     on_request: Callable[[str, str], None] | None = None
+
+    def heal(self) -> None:
+        """As new."""
+        self.down, self.tamper, self.tamper_reply, self.on_request = False, None, None, None
+        self.captured.clear()
+        self.requests.clear()
 
 
 @dataclass
@@ -252,8 +259,23 @@ class Pair:
             fields["column"] = "spend"
         return Query(**(fields | more))
 
+    def agree_anew(self, **terms: Any) -> str:
+        """Leave the agreement in force and make another."""
+        self.bank.service.leave(self.collaboration)
+        return self.agree(**terms)
+
+    def identifiers(self, number: int) -> list[tuple[str, bytes]]:
+        """Canonical identifiers of a person of the tables."""
+        return identifiers(number)
+
     def agree(self, **terms: Any) -> str:
-        stated = {"purposes": PURPOSES, "epsilon_per_query": 1.0, "epsilon_per_month": 5.0}
+        stated: dict[str, Any] = {
+            "purposes": PURPOSES,
+            "minimum_input": 100,
+            "minimum_cell": 10,
+            "epsilon_per_query": 1.0,
+            "epsilon_per_month": 5.0,
+        }
         document = self.bank.collaborations.invite(
             partner="shop",
             url="http://shop.test",
@@ -283,6 +305,7 @@ def make_engine(url: str) -> sa.Engine:
         @sa.event.listens_for(engine, "connect")
         def prepare(connection: Any, _: Any) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=OFF")
 
     for metadata in (clean_room.storage.metadata, consent.sql.metadata, privacy.budget.metadata):
         metadata.create_all(engine)
@@ -297,7 +320,7 @@ def make_node(
     pool: BlindingPool,
     *,
     noise: Any = None,
-    limit: float = 50.0,
+    limit: float = 100_000.0,
 ) -> Node:
     engine, clock = make_engine(f"sqlite:///{directory / 'node.db'}"), Clock()
     (directory / "datasets.toml").write_text(datasets)
@@ -360,10 +383,29 @@ def pool() -> Iterator[BlindingPool]:
 
 
 @pytest.fixture
-def make_pair(tmp_path: Path, pool: BlindingPool) -> Iterator[Callable[..., Pair]]:
-    made: list[Pair] = []
+def tables() -> SimpleNamespace:
+    """The two partners' tables and what their datasets.toml say, for tests that change them."""
+    return SimpleNamespace(
+        bank=bank_table(),
+        shop=shop_table(),
+        bank_datasets=BANK_DATASETS,
+        shop_datasets=SHOP_DATASETS,
+        people=[person(i) for i in range(SHOP_PEOPLE.stop)],
+        no_noise=UnsafeNoNoise,
+        make_engine=make_engine,
+        consent_all=consent_all,
+    )
 
-    def build(
+
+class Workshop:
+    """Builds pairs in folders of their own and ends them."""
+
+    def __init__(self, folder: Path, pool: BlindingPool) -> None:
+        self._folder, self._pool = folder, pool
+        self._made: list[Pair] = []
+
+    def __call__(
+        self,
         *,
         noise: Any = None,
         agree: bool = True,
@@ -379,20 +421,18 @@ def make_pair(tmp_path: Path, pool: BlindingPool) -> Iterator[Callable[..., Pair
         def connect(me: str) -> Callable[[PartnerPin], WirePeer]:
             return lambda pin: WirePeer(pin.name, me, TestClient(nodes[pin.name].app), wire)
 
-        tables = {
-            "bank": bank_table() if bank is None else bank,
-            "shop": shop_table() if shop is None else shop,
-        }
-        for name, datasets in (("bank", bank_datasets), ("shop", shop_datasets)):
-            home = tmp_path / name
+        parts = (
+            ("bank", "customers.parquet", bank_table() if bank is None else bank, bank_datasets),
+            ("shop", "shoppers.parquet", shop_table() if shop is None else shop, shop_datasets),
+        )
+        for name, file, table, datasets in parts:
+            home = self._folder / f"{len(self._made)}-{name}"
             home.mkdir()
-            file = {"bank": "customers.parquet", "shop": "shoppers.parquet"}[name]
-            tables[name].write_parquet(home / file)
-            nodes[name] = make_node(
-                name, home, datasets, connect(name), pool, noise=UnsafeNoNoise() if noise is None else noise
-            )
+            table.write_parquet(home / file)
+            drawn = UnsafeNoNoise() if noise is None else noise
+            nodes[name] = make_node(name, home, datasets, connect(name), self._pool, noise=drawn)
         pair = Pair(nodes["bank"], nodes["shop"], wire)
-        made.append(pair)
+        self._made.append(pair)
         if consent:
             consent_all(pair.bank, BANK_PEOPLE, "shop")
             consent_all(pair.shop, SHOP_PEOPLE, "bank")
@@ -400,14 +440,38 @@ def make_pair(tmp_path: Path, pool: BlindingPool) -> Iterator[Callable[..., Pair
             pair.agree(**(terms or {}))
         return pair
 
-    yield build
-    for pair in made:
-        pair.wire.down = True
-        for node in (pair.bank, pair.shop):
-            node.service.close()
-            node.engine.dispose()
+    def close(self) -> None:
+        for pair in self._made:
+            pair.wire.heal()
+            pair.wire.down = True
+            for node in (pair.bank, pair.shop):
+                node.service.close()
+                node.engine.dispose()
 
 
 @pytest.fixture
-def pair(make_pair: Callable[..., Pair]) -> Pair:
+def make_pair(tmp_path: Path, pool: BlindingPool) -> Iterator[Workshop]:
+    """Makes a pair of nodes as the test wants them."""
+    workshop = Workshop(tmp_path, pool)
+    yield workshop
+    workshop.close()
+
+
+@pytest.fixture
+def fresh(make_pair: Workshop) -> Pair:
+    """A pair of this test's own."""
     return make_pair()
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory, pool: BlindingPool) -> Iterator[Pair]:
+    workshop = Workshop(tmp_path_factory.mktemp("standing"), pool)
+    yield workshop(terms={"epsilon_per_month": 10_000.0})
+    workshop.close()
+
+
+@pytest.fixture
+def pair(standing: Pair) -> Iterator[Pair]:
+    """A pair shared by tests that leave agreement, consents and files as they are."""
+    yield standing
+    standing.wire.heal()
