@@ -96,9 +96,10 @@ def _bytes_or_nothing(found: bytes | None) -> Response:
 def create_router(service: TrainingService, guards: Guards) -> APIRouter:
     """`/v1/training-runs` for people, `/v1/peer/training` for partners."""
     router = APIRouter()
-    reader = guards.role("analyst", "data_steward", "compliance_officer")
-    analyst = guards.role("analyst")
-    partner = guards.partner()
+    # Depends() as a default, not in Annotated: annotations are strings here and cannot see a local name.
+    reader = Depends(guards.role("analyst", "data_steward", "compliance_officer"))
+    analyst = Depends(guards.role("analyst"))
+    partner = Depends(guards.partner())
     _people(router, service, reader, analyst)
     _partners(router, service, partner)
     return router
@@ -111,8 +112,8 @@ def _people(router: APIRouter, service: TrainingService, reader: Any, analyst: A
     def submit(
         body: TrainingRunBody,
         response: Response,
-        principal: Annotated[str, Depends(analyst)],
         idempotency_key: Annotated[str | None, Header()] = None,
+        principal: str = analyst,
     ) -> RunView:
         """Take a run on. Follow it at the `Location` given."""
         request = TrainingRequest.from_document(body.model_dump())
@@ -122,9 +123,9 @@ def _people(router: APIRouter, service: TrainingService, reader: Any, analyst: A
 
     @router.get("/v1/training-runs", tags=tags, summary="List runs")
     def runs(
-        _principal: Annotated[str, Depends(reader)],
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         cursor: Annotated[str | None, Query(max_length=64)] = None,
+        _principal: str = reader,
     ) -> RunPage:
         """Runs of both roles, newest first."""
         found = service.runs(limit=limit + 1, after=cursor)
@@ -135,22 +136,22 @@ def _people(router: APIRouter, service: TrainingService, reader: Any, analyst: A
         )
 
     @router.get("/v1/training-runs/{run}", tags=tags, summary="Show a run")
-    def show(run: str, _principal: Annotated[str, Depends(reader)]) -> RunView:
+    def show(run: str, _principal: str = reader) -> RunView:
         """State, progress, and once it has succeeded the result."""
         return RunView(**service.run(run).document())
 
     @router.get("/v1/training-runs/{run}/card", tags=tags, summary="Show the model card")
-    def card(run: str, _principal: Annotated[str, Depends(reader)]) -> dict[str, Any]:
+    def card(run: str, _principal: str = reader) -> dict[str, Any]:
         """Data, purposes, consent heads per round, metrics, what was disclosed, limits."""
         return service.card(run)
 
     @router.get("/v1/training-runs/{run}/receipts", tags=tags, summary="Show the round receipts")
-    def receipts(run: str, _principal: Annotated[str, Depends(reader)]) -> list[dict[str, Any]]:
+    def receipts(run: str, _principal: str = reader) -> list[dict[str, Any]]:
         """The signed receipts of every round this side holds."""
         return service.receipts(run)
 
     @router.post("/v1/training-runs/{run}/cancel", status_code=202, tags=tags, summary="Cancel a run")
-    def cancel(run: str, _principal: Annotated[str, Depends(analyst)]) -> RunView:
+    def cancel(run: str, _principal: str = analyst) -> RunView:
         """Stop at the next epoch; nothing is kept."""
         return RunView(**service.cancel(run).document())
 
@@ -160,35 +161,35 @@ def _partners(router: APIRouter, service: TrainingService, partner: Any) -> None
     seats = service.participant
 
     @router.post("/v1/peer/training", tags=tags, summary="Offer a run")
-    def offer(body: dict[str, Any], name: Annotated[str, Depends(partner)]) -> OfferAnswer:
+    def offer(body: dict[str, Any], name: str = partner) -> OfferAnswer:
         """Ask this node to take part as the feature holder."""
         return OfferAnswer(**seats.offer(name, body))
 
     @router.post("/v1/peer/training/{run}/messages", status_code=202, tags=tags, summary="A Flower message")
-    def message(run: str, body: Body, name: Annotated[str, Depends(partner)]) -> Response:
+    def message(run: str, body: Body, name: str = partner) -> Response:
         """Start a round; the reply is fetched by the message's id."""
         seats.deliver(name, run, body)
         return Response(status_code=202)
 
     @router.get("/v1/peer/training/{run}/messages/{message}", tags=tags, summary="A Flower reply")
-    def reply(run: str, message: str, name: Annotated[str, Depends(partner)]) -> Response:
+    def reply(run: str, message: str, name: str = partner) -> Response:
         """200 with the reply, 204 while the round still runs."""
         return _bytes_or_nothing(seats.reply(name, run, message))
 
     @router.post("/v1/peer/training/{run}/channel", status_code=204, tags=tags, summary="A channel frame")
-    def frame(run: str, body: Body, name: Annotated[str, Depends(partner)]) -> Response:
+    def frame(run: str, body: Body, name: str = partner) -> Response:
         """The next frame of the pair channel."""
         seats.frame(name, run, body)
         return Response(status_code=204)
 
     @router.get("/v1/peer/training/{run}/channel/{sequence}", tags=tags, summary="Fetch a channel frame")
-    def fetch(run: str, sequence: int, name: Annotated[str, Depends(partner)]) -> Response:
+    def fetch(run: str, sequence: int, name: str = partner) -> Response:
         """200 with frame `sequence`, 204 while it is not there."""
         if not 0 <= sequence < 1 << 62:
             raise PeerViolation("A channel frame of an impossible number was asked for.")
         return _bytes_or_nothing(seats.fetch(name, run, sequence))
 
     @router.post("/v1/peer/training/{run}/finish", tags=tags, summary="End a run")
-    def finish(run: str, body: dict[str, Any], name: Annotated[str, Depends(partner)]) -> dict[str, Any]:
+    def finish(run: str, body: dict[str, Any], name: str = partner) -> dict[str, Any]:
         """Tell how the run ended; after a success this node seals its half of the model."""
         return seats.finish(name, run, body)

@@ -58,8 +58,13 @@ class AligningService(Alignments, Protocol):
     def cancel(self, job: str) -> Job: ...
 
 
-class _Cancelled(Exception):
+class _Cancelled(ComityError):
     """The run was asked to stop."""
+
+    code = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The run was cancelled.")
 
 
 @dataclass(frozen=True, slots=True)

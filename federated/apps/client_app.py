@@ -66,6 +66,10 @@ def client_app(
         except ComityError as error:
             failed(error)
             return Message(Error(code=1, reason=error.code), reply_to=message)
+        except Exception as error:
+            # The other side waits for a reply whatever happened; the text may quote data and stays here.
+            failed(ComityError(f"An unexpected {type(error).__name__} ended the round."))
+            return Message(Error(code=1, reason=ComityError.code), reply_to=message)
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:

@@ -91,11 +91,7 @@ def server_app(
             for node in plan.seats
         ]
         replies = {r.metadata.src_node_id: r for r in grid.send_and_receive(messages, timeout=plan.timeout)}
-        for node, reply in replies.items():
-            if reply.has_error():
-                code = reply.error.reason or ""
-                shown = code if _CODE.fullmatch(code) else "unknown"
-                raise PartnerFailed(f"{plan.seats[node].name} ended its part of round {number}: {shown}.")
+        _require_success(plan, number, replies)
         receipts, metrics = {}, {}
         for node, seat in plan.seats.items():
             if node not in replies:
@@ -131,6 +127,14 @@ def server_app(
             context.state[name] = MetricRecord(dict(numbers))
 
     return app
+
+
+def _require_success(plan: TrainingPlan, number: int, replies: Mapping[int, Message]) -> None:
+    """Raise PartnerFailed for the first cause among the error replies; one failure makes the other abort."""
+    codes = {plan.seats[node].name: r.error.reason or "" for node, r in replies.items() if r.has_error()}
+    for name, code in sorted(codes.items(), key=lambda item: item[1] == "partner_aborted"):
+        shown = code if _CODE.fullmatch(code) else "unknown"
+        raise PartnerFailed(f"{name} ended its part of round {number}: {shown}.")
 
 
 def _opened(reply: Message) -> tuple[RoundReceipt, Mapping[str, float]]:
