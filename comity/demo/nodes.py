@@ -119,9 +119,11 @@ class Command:
             file.close()
 
     def complaint(self) -> str:
-        """The last line the command wrote to standard error, without colours."""
+        """What the command said last on standard error: its error line with the advice below it."""
         lines = self.stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        last = [i for i, line in enumerate(lines) if line.startswith("comity: ")]
+        told = lines[last[-1] :] if last else lines[-1:]
+        return " ".join(line.strip().removeprefix("comity: ") for line in told) or "it said nothing"
 
 
 @contextlib.contextmanager

@@ -73,8 +73,7 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("idx", sa.BigInteger(), nullable=False),
-        sa.Column("received_at", sa.BigInteger(), nullable=False),
-        sa.Column("enforced_at", sa.BigInteger(), nullable=False),
+        sa.Column("recorded_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("partner", "seq"),
     )
     op.create_table(
@@ -174,9 +173,6 @@ def upgrade() -> None:
         sa.Column("restricted_index", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("purpose", "partner", "subject"),
     )
-    with op.batch_alter_table("consent_state", schema=None) as batch_op:
-        batch_op.create_index("consent_state_subject", ["subject"], unique=False)
-
     op.create_table(
         "consent_subjects",
         sa.Column("handle", sa.LargeBinary(), nullable=False),
@@ -359,9 +355,6 @@ def downgrade() -> None:
     op.drop_table("clean_room_collaborations")
     op.drop_table("consent_tiles")
     op.drop_table("consent_subjects")
-    with op.batch_alter_table("consent_state", schema=None) as batch_op:
-        batch_op.drop_index("consent_state_subject")
-
     op.drop_table("consent_state")
     with op.batch_alter_table("consent_side", schema=None) as batch_op:
         batch_op.drop_index("consent_side_subject")
