@@ -2,78 +2,85 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
 import pyarrow as pa
 
-from clean_room.errors import ComityError, Misuse
+from clean_room.errors import BadInput, Misuse
 from clean_room.group.blinding import Blinder, check_canonical, check_lengths, choose_blinder
 from clean_room.group.hash_to_curve import DST, hash_column
 from clean_room.group.points import WHOLE, Buffer
+from clean_room.group.worker import BLIND, HASH_AND_BLIND, WorkerLost, decode_answer, encode_request, pack
 
 __all__ = ["CHUNK", "BlindingPool", "Progress"]
 
 CHUNK = 65_536
 """Points in the largest chunk."""
 _SMALLEST_CHUNK = 512
+_SECONDS_TO_END = 10
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (points done, points in all), from the calling thread, as chunks come back."""
 
-_engine: Blinder | None = None
 
+class _Worker:
+    """One worker process, used by one thread at a time."""
 
-class PoolBroken(ComityError):
-    """A worker process died (out of memory, killed). The step can be tried again with a new pool."""
+    def __init__(self, engine: str) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        self.process = subprocess.Popen(
+            # -P: the working directory is not searched for modules.
+            [sys.executable, "-P", "-m", "clean_room.group.worker", engine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
 
-    code = "pool_broken"
-    retryable = True
+    def call(self, task: int, scalar: bytes, tag: bytes, payload: list[Buffer]) -> bytes:
+        """One request, one answer."""
+        requests, answers = self.process.stdin, self.process.stdout
+        if requests is None or answers is None:
+            raise WorkerLost("A blinding worker has no pipes.")
+        try:
+            for part in encode_request(task, scalar, tag, payload):
+                requests.write(part)
+            requests.flush()
+        except OSError:
+            raise WorkerLost("A blinding worker ended before its work was done.") from None
+        return decode_answer(answers)
 
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _start_worker(engine: str) -> None:
-    """A worker that outlived a killed parent would wait forever: the executor's pipes never close."""
-    global _engine  # noqa: PLW0603  one engine a process, chosen once
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _engine = choose_blinder(engine)
-
-
-def _worker_engine() -> Blinder:
-    if _engine is None:
-        raise Misuse("This process was not started as a blinding worker.")
-    return _engine
-
-
-def _hash_and_blind(values: pa.BinaryArray, scalar: bytes, dst: bytes) -> bytes:
-    return _worker_engine().blind(scalar, hash_column(values, dst))
-
-
-def _blind(scalar: bytes, points: bytes) -> bytes:
-    return _worker_engine().blind(scalar, points)
+    def end(self) -> None:
+        """Close its input, upon which it leaves; kill it if it does not."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:
+                    continue  # what was still to be flushed has nobody to go to
+        try:
+            self.process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class BlindingPool:
     """Worker processes that hash and blind; a context manager.
 
-    `workers` = 0 does everything in the calling thread. Workers start with the first call, are fresh
-    interpreters (forkserver or spawn: a fork of a process with threads may deadlock), and end with
-    `close()`, with the `with` block, and with the parent if it is killed. Secrets go to the workers
-    through a pipe and are kept nowhere. Scripts that use workers need the usual
-    `if __name__ == "__main__":` guard.
+    `workers` = 0 does everything in the calling thread. Workers start with the first call or `warm()`, and
+    end with `close()`, with the `with` block, and by themselves when this process is gone. Secrets go to
+    them through a pipe and are kept nowhere. A worker that dies makes the running call fail with
+    `worker_lost` (retryable); the next call starts a fresh one.
 
     Calls may come from several threads; each gets its answer in the order of its input.
     """
@@ -82,8 +89,11 @@ class BlindingPool:
         if workers < 0 or not 0 < chunk <= CHUNK:
             raise Misuse(f"A pool has 0 or more workers and chunks of 1 to {CHUNK} points.")
         self._blinder = choose_blinder(engine)
-        self._workers, self._chunk, self._engine = workers, chunk, engine
-        self._executor: ProcessPoolExecutor | None = None
+        self._workers, self._chunk = workers, chunk
+        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(None)  # a place where a worker can be started
+        self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -113,9 +123,26 @@ class BlindingPool:
     def close(self) -> None:
         """End the workers and wait for them. Idempotent; calls after it raise Misuse."""
         with self._lock:
-            executor, self._executor, self._closed = self._executor, None, True
-        if executor is not None:
-            executor.shutdown(wait=True, cancel_futures=True)
+            already, self._closed = self._closed, True
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=True, cancel_futures=True)
+        for _ in range(0 if already else self._workers):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.end()
+
+    def warm(self) -> None:
+        """Start all workers now, so that the first real call does not wait for them."""
+        self._open()
+        taken = [self._idle.get() for _ in range(self._workers)]
+        started = [worker or _Worker(self.engine) for worker in taken]
+        try:
+            for worker in started:
+                worker.call(BLIND, bytes(WHOLE), b"", [])
+        finally:
+            for worker in started:
+                self._idle.put(worker)
 
     def hash_and_blind(
         self,
@@ -130,99 +157,89 @@ class BlindingPool:
         Raises BadInput on nulls.
         """
         check_lengths(scalar, b"")
+        if canonicals.null_count:
+            raise BadInput("Missing identifiers cannot be hashed to the curve; filter them out first.")
         column = canonicals.combine_chunks() if isinstance(canonicals, pa.ChunkedArray) else canonicals
         if isinstance(column, pa.ChunkedArray):  # combine_chunks of an empty column, or past 2 GB
             column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.binary())
-        size = self._chunk_size(len(column))
-        if not self._workers:
-            return self._inline(
-                len(column),
-                size,
-                lambda i, j: self._blinder.blind(scalar, hash_column(column.slice(i, j - i), dst)),
-                progress,
-            )
-        executor = self._start()
-        # A slice pickles with the whole column behind it; a copy of the slice does not.
-        return self._spread(
-            len(column),
-            size,
-            lambda i, j: executor.submit(
-                _hash_and_blind, pa.concat_arrays([column.slice(i, j - i), column.slice(0, 0)]), scalar, dst
-            ),
-            progress,
-        )
+
+        def work(start: int, stop: int) -> bytes:
+            part = column.slice(start, stop - start)
+            if not self._workers:
+                return self._blinder.blind(scalar, hash_column(part, dst))
+            return self._call(HASH_AND_BLIND, scalar, dst, pack(part.cast(pa.binary())))
+
+        return self._map(len(column), work, progress)
 
     def blind(self, scalar: bytes, points: Buffer, *, progress: Progress | None = None) -> bytes:
         """X25519(scalar, u) for every u of the flat buffer, in order. Errors as `Blinder.blind`."""
         n = check_lengths(scalar, points)
         check_canonical(points)
-        flat, size = memoryview(points).cast("B") if n else memoryview(b""), self._chunk_size(n)
-        if not self._workers:
-            return self._inline(
-                n, size, lambda i, j: self._blinder.blind(scalar, flat[i * WHOLE : j * WHOLE]), progress
-            )
-        executor = self._start()
-        return self._spread(
-            n,
-            size,
-            lambda i, j: executor.submit(_blind, scalar, bytes(flat[i * WHOLE : j * WHOLE])),
-            progress,
-        )
+        flat = memoryview(points).cast("B") if n else memoryview(b"")
 
-    def _chunk_size(self, n: int) -> int:
-        """Small inputs are cut finer, so that every worker gets some and progress is seen."""
-        return max(min(self._chunk, -(-n // (4 * max(self._workers, 1)))), min(_SMALLEST_CHUNK, self._chunk))
+        def work(start: int, stop: int) -> bytes:
+            part = flat[start * WHOLE : stop * WHOLE]
+            # Two points in a message are not worth a trip to another process.
+            if not self._workers or n < _SMALLEST_CHUNK // 8:
+                return self._blinder.blind(scalar, part)
+            return self._call(BLIND, scalar, b"", [part])
 
-    def _start(self) -> ProcessPoolExecutor:
+        return self._map(n, work, progress)
+
+    def _call(self, task: int, scalar: bytes, tag: bytes, payload: list[Buffer]) -> bytes:
+        worker = self._idle.get()
+        try:
+            worker = worker or _Worker(self.engine)
+            return worker.call(task, scalar, tag, payload)
+        except WorkerLost:
+            if worker is not None:
+                worker.end()
+                worker = None
+            raise
+        finally:
+            self._idle.put(worker)
+
+    def _open(self) -> ThreadPoolExecutor | None:
         with self._lock:
             if self._closed:
                 raise Misuse("This pool is closed.")
-            if self._executor is None:
-                methods = multiprocessing.get_all_start_methods()
-                context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-                self._executor = ProcessPoolExecutor(
-                    self._workers, context, initializer=_start_worker, initargs=(self._blinder.name,)
-                )
-            return self._executor
+            if self._threads is None and self._workers:
+                self._threads = ThreadPoolExecutor(self._workers, "blinding")
+            return self._threads
 
-    def _inline(
-        self, n: int, size: int, work: Callable[[int, int], bytes], progress: Progress | None
-    ) -> bytes:
-        if self._closed:
-            raise Misuse("This pool is closed.")
-        parts = []
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            parts.append(work(start, stop))
-            if progress:
-                progress(stop, n)
-        return b"".join(parts)
+    def _map(self, n: int, work: Callable[[int, int], bytes], progress: Progress | None) -> bytes:
+        """Small inputs are cut finer, so that every worker gets some and progress is seen.
 
-    def _spread(
-        self, n: int, size: int, submit: Callable[[int, int], Future[bytes]], progress: Progress | None
-    ) -> bytes:
-        """At most two chunks a worker are in flight: the input is not copied into a queue all at once."""
+        At most two chunks a worker are in flight: the input is not copied into a queue all at once.
+        """
+        threads = self._open()
+        size = max(min(self._chunk, -(-n // (4 * max(self._workers, 1)))), min(_SMALLEST_CHUNK, self._chunk))
         bounds: Iterator[int] = iter(range(0, n, size))
         running: dict[Future[bytes], int] = {}
         parts: dict[int, bytes] = {}
         done = 0
+        if threads is None:
+            for at in bounds:
+                parts[at] = work(at, min(at + size, n))
+                if progress:
+                    progress(min(at + size, n), n)
+            return b"".join(parts.values())
         try:
             while True:
                 while len(running) < 2 * self._workers and (start := next(bounds, None)) is not None:
-                    running[submit(start, min(start + size, n))] = start
+                    running[threads.submit(work, start, min(start + size, n))] = start
                 if not running:
-                    break
+                    return b"".join(parts[start] for start in sorted(parts))
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     start = running.pop(future)
                     parts[start] = future.result()
                     done += min(size, n - start)
                     if progress:
                         progress(done, n)
-        except BrokenProcessPool:
-            with self._lock:
-                self._executor = None
-            raise PoolBroken("A blinding worker ended before its work was done.") from None
+        except (CancelledError, RuntimeError):
+            if not self._closed:
+                raise
+            raise Misuse("This pool was closed while it was at work.") from None
         finally:
             for future in running:
                 future.cancel()
-        return b"".join(parts[start] for start in sorted(parts))
