@@ -150,7 +150,7 @@ def _people(router: APIRouter, service: TrainingService, reader: Any, analyst: A
         """The signed receipts of every round this side holds."""
         return service.receipts(run)
 
-    @router.post("/v1/training-runs/{run}/cancel", status_code=202, tags=tags, summary="Cancel a run")
+    @router.post("/v1/training-runs/{run}:cancel", status_code=202, tags=tags, summary="Cancel a run")
     def cancel(run: str, _principal: str = analyst) -> RunView:
         """Stop at the next epoch; nothing is kept."""
         return RunView(**service.cancel(run).document())

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,8 +249,8 @@ def people_tables() -> tuple[pl.DataFrame, pl.DataFrame]:
             "person": np.arange(n),
             "email": [email(i) for i in range(n)],
             "defaulted": (draw.random(n) < 1 / (1 + np.exp(-odds))).astype(np.int64),
-            "limit": np.rint(limit * 50_000 + 167_484).astype(np.int64),
-            "age": draw.integers(21, 70, n) * 1_000_003,
+            "limit": np.rint(limit * 5e10 + 1.67484e11).astype(np.int64),
+            "age": draw.integers(21, 70, n) * 1_000_000_007,
             "secret": draw.integers(0, 9, n),
         }
     )
@@ -321,13 +322,12 @@ def make_app(service: TrainingService) -> FastAPI:
     return app
 
 
-@pytest.fixture
-def world(tmp_path: Path, made_once: tuple[Path, tuple[pl.DataFrame, pl.DataFrame]]) -> Iterator[World]:
+@contextmanager
+def two_nodes(here: Path, folder: Path, frames: tuple[pl.DataFrame, pl.DataFrame]) -> Iterator[World]:
     wire, rooms = Wire(), AlignedWorld()
-    folder, frames = made_once
-    shutil.copytree(folder, tmp_path / "nodes")
+    shutil.copytree(folder, here / "nodes")
     made = [
-        open_node(tmp_path / "nodes" / name, name, dataset, frame)
+        open_node(here / "nodes" / name, name, dataset, frame)
         for (name, dataset), frame in zip(NODES, frames, strict=True)
     ]
     nodes = [m[0] for m in made]
@@ -366,3 +366,20 @@ def world(tmp_path: Path, made_once: tuple[Path, tuple[pl.DataFrame, pl.DataFram
         node.service.close()
         node.engine.dispose()
     assert not [t for t in threading.enumerate() if t.name.startswith("training-")]
+
+
+Made = tuple[Path, tuple[pl.DataFrame, pl.DataFrame]]
+
+
+@pytest.fixture
+def world(tmp_path: Path, made_once: Made) -> Iterator[World]:
+    """Two fresh nodes."""
+    with two_nodes(tmp_path, *made_once) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory, made_once: Made) -> Iterator[tuple[World, Run]]:
+    """Two nodes after one run that succeeded; for tests that only look, or only ask for what is refused."""
+    with two_nodes(tmp_path_factory.mktemp("settled"), *made_once) as nodes:
+        yield nodes, nodes.train()

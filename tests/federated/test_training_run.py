@@ -14,11 +14,13 @@ from sklearn.metrics import roc_auc_score
 from consent.receipts import verify_absence
 from federated.errors import PeerViolation, Refused, TrainingMisuse
 from federated.gate import DataGate, RoundReceipt
-from federated.runs import RunState
+from federated.runs import Run, RunState
 from federated.vertical import logistic
 from federated.vertical.regression import Partition
 
 from .conftest import BANK_COLUMNS, PEOPLE, PURPOSE, SHOP_COLUMNS, World, email, finished
+
+Settled = tuple[World, Run]
 
 
 def pooled(world: World, run: str, people: list[int], columns: tuple[Any, ...]) -> float:
@@ -32,8 +34,8 @@ def pooled(world: World, run: str, people: list[int], columns: tuple[Any, ...]) 
     return float(roc_auc_score(labels[split.test], model.decision_function(scaled[split.test])))
 
 
-def test_the_run_ends_with_the_pooled_models_auc_and_better_than_alone(world: World) -> None:
-    run = world.train()
+def test_the_run_ends_with_the_pooled_models_auc_and_better_than_alone(settled: Settled) -> None:
+    world, run = settled
     assert run.state is RunState.SUCCEEDED, run.error
     assert run.result is not None
     people = list(range(PEOPLE))
@@ -48,8 +50,8 @@ def test_the_run_ends_with_the_pooled_models_auc_and_better_than_alone(world: Wo
     assert (theirs.state, theirs.role.value, theirs.progress) == (RunState.SUCCEEDED, "passive", 1.0)
 
 
-def test_both_ledgers_hold_a_receipt_of_every_round_and_the_run_names_them(world: World) -> None:
-    run = world.train()
+def test_both_ledgers_hold_a_receipt_of_every_round_and_the_run_names_them(settled: Settled) -> None:
+    world, run = settled
     assert run.result is not None
     named = {(r["party"], r["round"]): r["use_receipt"] for r in run.result["receipts"]}
     assert set(named) == {(p, r) for p in ("bank", "shop") for r in (1, 2, 3)}
@@ -131,8 +133,8 @@ def test_people_who_withdraw_between_rounds_contribute_nothing_to_later_gradient
     assert present.root != receipt.set_root
 
 
-def test_no_raw_value_identifier_or_hash_crosses_the_wire(world: World) -> None:
-    run = world.train()
+def test_no_raw_value_identifier_or_hash_crosses_the_wire(settled: Settled) -> None:
+    world, run = settled
     assert run.state is RunState.SUCCEEDED, run.error
     traffic = b"\n".join(world.wire.bodies)
     forbidden: list[bytes] = []
@@ -155,8 +157,8 @@ def test_no_raw_value_identifier_or_hash_crosses_the_wire(world: World) -> None:
     assert len(traffic) > 1 << 20
 
 
-def test_each_side_keeps_its_half_sealed_and_the_halves_make_the_model(world: World) -> None:
-    run = world.train()
+def test_each_side_keeps_its_half_sealed_and_the_halves_make_the_model(settled: Settled) -> None:
+    world, run = settled
     halves = [node.service.model(run.id) for node in (world.bank, world.shop)]
     assert [h.columns for h in halves] == [BANK_COLUMNS, SHOP_COLUMNS]
     people = list(range(PEOPLE))
@@ -174,8 +176,8 @@ def test_each_side_keeps_its_half_sealed_and_the_halves_make_the_model(world: Wo
         world.bank.service.model("nope")
 
 
-def test_cards_name_purpose_heads_and_limits_on_both_sides(world: World) -> None:
-    run = world.train()
+def test_cards_name_purpose_heads_and_limits_on_both_sides(settled: Settled) -> None:
+    world, run = settled
     card, theirs = world.bank.service.card(run.id), world.shop.service.card(run.id)
     assert card["purpose"] == theirs["purpose"] == PURPOSE
     assert [h["round"] for h in card["heads"]] == [h["round"] for h in theirs["heads"]] == [1, 2, 3]
@@ -274,8 +276,8 @@ def test_a_run_can_be_cancelled_and_both_sides_say_so(world: World, monkeypatch:
         world.shop.service.cancel(run.id)
 
 
-def test_what_a_crash_left_is_failed_at_the_next_start(world: World) -> None:
-    run = world.train()
+def test_what_a_crash_left_is_failed_at_the_next_start(settled: Settled) -> None:
+    world, run = settled
     store = world.bank.service._store
     from dataclasses import replace
 
@@ -311,8 +313,8 @@ def test_requests_that_cannot_be_are_refused_before_a_run_exists(world: World) -
     assert service.runs() == []
 
 
-def test_offers_that_do_not_fit_are_refused_and_leave_no_seat(world: World) -> None:
-    run = world.train()
+def test_offers_that_do_not_fit_are_refused_and_leave_no_seat(settled: Settled) -> None:
+    world, run = settled
     seats = world.shop.service.participant
     good = dict(world.shop.service.run(run.id).request) | {"run": "a" * 32}
     for changes, who in (
@@ -353,8 +355,8 @@ def test_offers_that_do_not_fit_are_refused_and_leave_no_seat(world: World) -> N
         seats.finish("bank", run.id, {"state": "perhaps"})
 
 
-def test_a_success_claimed_too_early_is_a_violation_and_a_silent_partner_times_out(world: World) -> None:
-    run = world.train()
+def test_a_success_claimed_too_early_is_a_violation_and_a_silent_partner_times_out(settled: Settled) -> None:
+    world, run = settled
     seats = world.shop.service.participant
     offer = dict(world.shop.service.run(run.id).request) | {"run": "b" * 32}
     seats.offer("bank", offer)
@@ -391,7 +393,7 @@ def test_the_http_api_takes_follows_and_lists_runs(world: World) -> None:
     page = client.get("/v1/training-runs?limit=1", headers=headers).json()
     assert [i["id"] for i in page["items"]] == [taken.json()["id"]]
     assert page["next"] is None
-    assert client.post(f"{place}/cancel", headers=headers).json()["state"] == "succeeded"
+    assert client.post(f"{place}:cancel", headers=headers).json()["state"] == "succeeded"
     assert client.get("/v1/training-runs/none", headers=headers).json()["code"] == "unknown_run"
     assert client.get(place).json()["code"] == "not_authorised"
     assert client.post("/v1/training-runs", json=body, headers={"x-role": "data_steward"}).status_code == 400
