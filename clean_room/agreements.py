@@ -14,7 +14,6 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -77,9 +76,14 @@ class _Document:
             ) from None
 
 
-@cache
-def _reader(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_READERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _reader(kind: type) -> TypeAdapter[Any]:
+    # Building a reader takes milliseconds, reading with it microseconds.
+    if kind not in _READERS:
+        _READERS[kind] = TypeAdapter(kind)
+    return _READERS[kind]
 
 
 def _name(text: str, what: str) -> None:

@@ -99,8 +99,8 @@ class Query:
     def __post_init__(self) -> None:
         if (self.kind == "measure") != (self.column is not None):
             raise Misuse("a measure query names one column; other kinds name none.", code="malformed_query")
-        if self.kind != "overlap" and (self.dimensions or self.partner_dimensions):
-            raise Misuse("only overlap queries are split into cells.", code="malformed_query")
+        if self.kind == "align" and (self.dimensions or self.partner_dimensions):
+            raise Misuse("an alignment is not split into cells.", code="malformed_query")
         if self.epsilon is not None and not 0 < self.epsilon <= 20:
             raise Misuse("epsilon must be above 0 and at most 20.", code="malformed_query")
 

@@ -342,7 +342,7 @@ class AnalystRunner:
         """Tell the partner, if it knows of the job, that this side has stopped."""
         if run is None or not run.offered:
             return
-        with contextlib.suppress(ComityError):
+        with contextlib.suppress(Exception):
             run.transport.cancel(run.job.id, code)
 
     def _end(self, job: Job, state: JobState, error: JobError) -> None:

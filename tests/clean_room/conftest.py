@@ -464,10 +464,16 @@ def fresh(make_pair: Workshop) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory, pool: BlindingPool) -> Iterator[Pair]:
+def make_standing(tmp_path_factory: pytest.TempPathFactory, pool: BlindingPool) -> Iterator[Workshop]:
+    """Makes pairs that many tests share."""
     workshop = Workshop(tmp_path_factory.mktemp("standing"), pool)
-    yield workshop(terms={"epsilon_per_month": 10_000.0})
+    yield workshop
     workshop.close()
+
+
+@pytest.fixture(scope="session")
+def standing(make_standing: Workshop) -> Pair:
+    return make_standing(terms={"epsilon_per_month": 10_000.0})
 
 
 @pytest.fixture

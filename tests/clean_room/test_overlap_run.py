@@ -143,9 +143,8 @@ def test_either_side_may_ask(pair):
 
 def test_duplicates_and_missing_consents_are_counted_for_the_own_people_only(make_pair, tables):
     table = tables.bank
-    gaps = pl.DataFrame(
-        {"email": ["none", None, "nobody@unknown.example"], "mobile": [None] * 3, "age": [30] * 3}
-    )
+    strangers = {"email": ["none", None, "nobody@unknown.example"], "mobile": [None] * 3, "age": [30] * 3}
+    gaps = pl.DataFrame(strangers)
     pair = make_pair(bank=pl.concat([table, table.head(25), gaps.cast(table.schema)]))
     job = pair.bank.run(pair.query())
     assert job.result["value"] == 200

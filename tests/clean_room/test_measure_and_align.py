@@ -1,0 +1,98 @@
+"""Sums over the shared people and their alignment, against the same in the clear."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from clean_room.noise import DrawnNoise
+from privacy.errors import Misuse, Tampered
+
+
+def shared_spend(tables) -> pl.Series:
+    people = pl.DataFrame(tables.people)[80:280]
+    return people["spend"].clip(0, 500)
+
+
+def test_sum_mean_and_count_are_exact_when_noise_is_off(pair, tables):
+    clear = shared_spend(tables)
+    for statistic, expected in (("sum", clear.sum()), ("mean", clear.mean()), ("count", clear.len())):
+        job = pair.bank.run(pair.query("measure", statistic=statistic))
+        assert job.state == "succeeded", job.error
+        assert job.result["value"] == pytest.approx(expected, abs=1e-9)
+        assert job.result["count"] == 200
+        assert job.result["noise_scale"] == 0
+        assert job.result["bounds"] == [0, 500]
+
+
+def test_a_measure_is_split_into_cells(pair, tables):
+    job = pair.bank.run(pair.query("measure", statistic="sum", dimensions=("age_band",)))
+    people = pl.DataFrame(tables.people)[80:280].with_columns(pl.col("spend").clip(0, 500))
+    band = pl.when(pl.col("age") < 40).then(pl.lit("young")).when(pl.col("age") < 60).then(pl.lit("middle"))
+    clear = people.group_by(band.otherwise(pl.lit("old")).alias("band")).agg(pl.col("spend").sum())
+    assert {c["analyst"]: c["value"] for c in job.result["cells"]} == {
+        f"age_band={b}": pytest.approx(s) for b, s in clear.iter_rows()
+    }
+
+
+def test_a_noisy_mean_states_its_noise_and_an_interval_that_holds_it(make_pair, tables):
+    pair = make_pair(noise=DrawnNoise())
+    job = pair.bank.run(pair.query("measure"))
+    low, high = job.result["ci95"]
+    assert job.result["noise_scale"] == 500 / 0.5
+    assert 0 <= low <= job.result["value"] <= high <= 500
+    # Twenty times the scale is passed once in half a billion runs.
+    assert abs(job.result["value"] * job.result["count"] - shared_spend(tables).sum()) < 20 * 1000
+    assert job.result["epsilon_spent"] == 1.0
+    assert pair.shop.service.budgets()[0].committed.epsilon == 1.0
+
+
+def test_people_without_a_value_are_left_out_and_counted(make_pair, tables):
+    holes = tables.shop.with_columns(
+        spend=pl.when(pl.int_range(pl.len()) < 50).then(None).otherwise(pl.col("spend"))
+    )
+    pair = make_pair(shop=holes)
+    job = pair.bank.run(pair.query("measure", statistic="count"))
+    assert job.result["count"] == 150
+    assert pair.shop.wait(job.id).input["missing_value"] == 50
+
+
+def test_alignment_gives_both_sides_the_same_people_in_the_same_order(pair):
+    job = pair.bank.run(pair.query("align", key="phone"))
+    assert job.state == "succeeded", job.error
+    assert job.result["value"] == 200
+    assert job.result["epsilon_spent"] == 0
+    pair.shop.wait(job.id)
+    ours, theirs = pair.bank.service.alignment(job.id), pair.shop.service.alignment(job.id)
+    assert len(ours) == len(theirs) == 200
+    assert np.array_equal(ours.ids, theirs.ids)
+    assert (ours.dataset, theirs.dataset) == ("customers", "shoppers")
+    # Row i of the bank's file is person i; row i of the shop's is person i + 80.
+    assert np.array_equal(ours.row_index, theirs.row_index + 80)
+    assert sorted(ours.row_index) == list(range(80, 280))
+    assert not np.array_equal(ours.row_index, np.sort(ours.row_index))
+
+
+def test_an_alignment_lies_sealed_and_a_changed_one_is_refused(pair):
+    job = pair.bank.run(pair.query("align"))
+    (file,) = (pair.bank.directory / "artefacts").glob(f"{job.id}*")
+    sealed = file.read_bytes()
+    assert pair.bank.service.alignment(job.id).row_index.tobytes() not in sealed
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    with pytest.raises(Tampered):
+        pair.bank.service.alignment(job.id)
+    with pytest.raises(Misuse):
+        pair.bank.service.alignment("../keys/ring")
+
+
+def test_aligned_rows_read_back_only_listed_columns(pair):
+    job = pair.bank.run(pair.query("align"))
+    alignment = pair.bank.service.alignment(job.id)
+    dataset = pair.bank.catalogue["customers"]
+    ages = dataset.take(["age"], alignment.row_index)["age"].to_pylist()
+    assert ages == [18 + int(i) * 7 % 60 for i in alignment.row_index]
+    with pytest.raises(Misuse) as refused:
+        dataset.take(["email"], alignment.row_index)
+    assert refused.value.code == "column_not_allowed"
