@@ -27,6 +27,7 @@ CHUNK = 65_536
 """Points in the largest chunk."""
 _SMALLEST_CHUNK = 512
 _SECONDS_TO_END = 10
+_PROGRAM = "from clean_room.group.worker import main; main()"
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (points done, points in all), from the calling thread, as chunks come back."""
@@ -40,7 +41,7 @@ class _Worker:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.process = subprocess.Popen(
             # -P: the working directory is not searched for modules.
-            [sys.executable, "-P", "-m", "clean_room.group.worker", engine],
+            [sys.executable, "-P", "-c", _PROGRAM, engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},

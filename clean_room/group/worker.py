@@ -107,12 +107,8 @@ def serve(requests: IO[bytes], answers: IO[bytes], blinder: Blinder) -> None:
 
 
 def main() -> None:
-    """`python -m clean_room.group.worker ENGINE`."""
+    """Serve on the standard streams with the engine named in the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not print into the answers
     serve(sys.stdin.buffer, answers, choose_blinder(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    main()

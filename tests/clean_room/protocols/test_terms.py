@@ -69,7 +69,7 @@ def test_noise_is_a_violation(noise: bytes) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"[" * 100_000, b"null", b"[]", b'{"protocol":[]}', b'{"protocol":"overlap/1"}', b"1e999", b" " * (2 << 20)],
+    [b"[" * 100_000, b"null", b"[]", b'{"protocol":[]}', b'{"protocol":"overlap/1"}', b"1e9", b" " * (2 << 20)],
     ids=lambda b: b[:20].decode(),
 )  # fmt: skip
 def test_hostile_documents_are_violations(bad: bytes) -> None:
