@@ -115,6 +115,7 @@ def run(
 
 @app.command("show")
 def show_runs(
+    *,
     run: Annotated[str | None, typer.Argument(help="Its id; without one, all runs.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     cursor: Annotated[str | None, typer.Option(help="Go on from here (next).")] = None,
@@ -208,7 +209,8 @@ def _lines(run: RunView) -> Iterator[str]:
         return
     if "auc_joint" in result:
         yield f"AUC           {result['auc_alone']:.4f} alone, {result['auc_joint']:.4f} joint"
-        yield f"people        {result['people']:,} ({result['train_rows']:,} train, {result['test_rows']:,} test)"
+        train, test = result["train_rows"], result["test_rows"]
+        yield f"people        {result['people']:,} ({train:,} to train on, {test:,} to test)"
         yield f"work          {result['rounds']} rounds, {result['epochs']} epochs, {result['seconds']:.1f} s"
     else:
         yield f"people        {result['people']:,}"
@@ -217,8 +219,9 @@ def _lines(run: RunView) -> Iterator[str]:
 
 
 def _card_lines(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['model']['kind']} with {found['partner']}, for {found['purpose']}, {found['created_at'][:19]}"
-    yield f"protection    {found['model']['protection']}"
+    model, since = found["model"], found["created_at"][:19]
+    yield f"{model['kind']} with {found['partner']}, for {found['purpose']}, {since}"
+    yield f"{'protection':<20}{model['protection']}"
     for name, value in found["data"].items():
         yield f"{name:<20}{', '.join(value) if isinstance(value, list) else value}"
     for name, value in found["metrics"].items():
