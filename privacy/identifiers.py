@@ -180,9 +180,10 @@ def canonical_column(
         values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
     if pa.types.is_dictionary(values.type):
         # Each distinct value once, then spread over the rows.
-        inner = canonical_column(which, values.dictionary, rules, region=where)
+        distinct = _as_text(values.dictionary)
+        inner = canonical_column(which, distinct, rules, region=where)
         # A rejected dictionary entry counts once for each row that points at it.
-        reasons = _reasons(which, values.dictionary, inner.values, rules, where)
+        reasons = _reasons(which, distinct, inner.values, rules, where)
         counts = Counter(reasons[i] for i in values.indices.drop_null().to_pylist() if i in reasons)
         if values.indices.null_count:
             counts["missing"] += values.indices.null_count
@@ -220,7 +221,7 @@ def _reasons(
     out: dict[int, str] = {}
     for i in pc.indices_nonzero(pc.is_null(forms)).to_pylist():
         value = dictionary[i].as_py()
-        form = Rejected("missing") if value is None else canonical(kind, str(value), rules, region=region)
+        form = Rejected("missing") if value is None else canonical(kind, value, rules, region=region)
         if isinstance(form, Rejected):
             out[i] = form.reason
     return out

@@ -106,7 +106,8 @@ class Pseudonymiser:
         words = fives[:, 0]
         for i in range(1, 5):
             words = (words << np.uint64(8)) | fives[:, i]
-        letters = _ALPHABET[(words[:, None] >> _SHIFTS) & np.uint64(31)].reshape(len(digests), _TOKEN_BYTES * 8 // 5)
+        groups = (words[:, None] >> _SHIFTS) & np.uint64(31)
+        letters = _ALPHABET[groups].reshape(len(digests), _TOKEN_BYTES * 8 // 5)
         rows = np.hstack([np.broadcast_to(prefix, (len(digests), prefix.size)), letters])
         ends = np.arange(len(digests) + 1, dtype=np.int32) * rows.shape[1]
         content = np.ascontiguousarray(rows)

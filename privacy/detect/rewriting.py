@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import polars as pl
 import pyarrow as pa
 
 from privacy.detect.domains import canonical_value
@@ -28,14 +29,14 @@ class MaskedTexts:
 
 
 def mask_texts(
-    values: pa.Array | pa.ChunkedArray,
+    values: pa.Array | pa.ChunkedArray | pl.Series,
     default: Literal["label", "token"] = "label",
     *,
     pseudonymisers: Mapping[str, Pseudonymiser] | None = None,
     kinds: Iterable[EntityKind | str] | None = None,
     region: str = "CN",
 ) -> MaskedTexts:
-    """Replace what `find` finds in each text.
+    """Replace what `find` finds in each text of an Arrow or Polars column.
 
     `label` writes the kind, ``<CN_MOBILE>``. `token` writes the token of the canonical identifier, which
     equals the token of the same identifier in a column of the same key, purpose and domain;
@@ -43,11 +44,13 @@ def mask_texts(
     cannot be made canonical is written as its label. Raises `BadInput` for a column that is not text and
     `Misuse` for a domain without a pseudonymiser.
     """
+    if isinstance(values, pl.Series):
+        values = values.to_arrow()
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if pa.types.is_null(values.type):
+    if pa.types.is_null(values.type) or pa.types.is_string_view(values.type):
         values = values.cast(pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise BadInput(f"A column of type {values.type} is not text.")

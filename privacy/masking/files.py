@@ -166,27 +166,29 @@ def _csv_header(path: Path, delimiter: str) -> list[str]:
 
 
 def _csv_batches(path: Path, delimiter: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    try:
-        reader = pacsv.open_csv(
-            path,
-            read_options=pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),
-            parse_options=pacsv.ParseOptions(
-                delimiter=delimiter,
-                newlines_in_values=True,
-                # With a single column an empty line is a row whose cell is empty.
-                ignore_empty_lines=len(schema) > 1,
-            ),
-            convert_options=pacsv.ConvertOptions(
-                column_types=schema, null_values=[""], strings_can_be_null=True
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):  # a header and nothing else
-            return
-        raise
-    if reader.schema.names != schema.names:
-        raise BadInput(f"{path.name}: the header cannot be read.", code="unreadable_table")
-    yield from reader
+    # An open file rather than its path: given a path, the reader runs dozens of blocks ahead.
+    with path.open("rb") as file:
+        try:
+            reader = pacsv.open_csv(
+                file,
+                read_options=pacsv.ReadOptions(block_size=_BLOCK, use_threads=False),
+                parse_options=pacsv.ParseOptions(
+                    delimiter=delimiter,
+                    newlines_in_values=True,
+                    # With a single column an empty line is a row whose cell is empty.
+                    ignore_empty_lines=len(schema) > 1,
+                ),
+                convert_options=pacsv.ConvertOptions(
+                    column_types=schema, null_values=[""], strings_can_be_null=True
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            if "Empty CSV" in str(error):  # a header and nothing else
+                return
+            raise
+        if reader.schema.names != schema.names:
+            raise BadInput(f"{path.name}: the header cannot be read.", code="unreadable_table")
+        yield from reader
 
 
 def _open_ipc(source: pa.NativeFile) -> Any:

@@ -255,6 +255,7 @@ class Bucket:
         def mask(column: pa.Array) -> MaskedColumn:
             if not (
                 _is_text(column.type)
+                or pa.types.is_null(column.type)
                 or pa.types.is_integer(column.type)
                 or pa.types.is_floating(column.type)
                 or pa.types.is_decimal(column.type)

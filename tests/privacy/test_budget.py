@@ -233,6 +233,16 @@ def test_racing_jobs_never_overspend(ledger: BudgetLedger) -> None:
     assert status.reserved == Cost(0.0) and ledger.check() == []
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_racing_jobs_never_overspend_at_any_isolation(tables: sa.Engine, level: str) -> None:
+    if tables.dialect.name == "sqlite":
+        level = "SERIALIZABLE"
+    ledger = BudgetLedger(tables.execution_options(isolation_level=level), limit=Cost(1.0))
+    errors = race(6, lambda i: ledger.commit(ledger.reserve(KEY, Cost(0.3), job=str(i))))
+    assert len(errors) == 3 and all(isinstance(e, BudgetExhausted) for e in errors)
+    assert ledger.status()[0].committed == Cost(0.9) and ledger.check() == []
+
+
 def test_racing_calls_of_one_job_get_one_reservation(ledger: BudgetLedger) -> None:
     ids: list[str] = []
     assert race(10, lambda i: ids.append(ledger.reserve(KEY, Cost(0.7), job="the job"))) == []
@@ -323,7 +333,7 @@ def test_the_ledger_behaves_as_its_model(database_url: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=8, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

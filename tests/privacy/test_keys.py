@@ -23,7 +23,8 @@ RFC5869 = [
         "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09"
         "da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87",
     ),
-    ("0b" * 22, "", "", 42, "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"),
+    ("0b" * 22, "",
+    "", 42, "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"),
 ]  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_derived_keys_are_stable_and_independent(ring: KeyRing) -> None:
 
 def test_derive_misuse(ring: KeyRing) -> None:
     for call in (
-        lambda: ring.derive(),
+        ring.derive,
         lambda: ring.derive("a", length=0),
         lambda: ring.derive("a", length=8161),
         lambda: ring.derive("a", version=9),
@@ -142,7 +143,8 @@ def test_a_ring_of_two_versions_opens_old_seals_and_makes_new_ones(tmp_path: Pat
         b"", b"{}", b"[]", b"null", b"\xff", b"[" * 60_000, b'{"format": "comity-keyring-1", "roots": {}}',
         b'{"format": "comity-keyring-1", "roots": {"1": "AAAA"}}', b'{"format": "other", "roots": {}}',
         b'{"format": "comity-keyring-1", "roots": {"x": "AAAA"}}',
-        b'{"format": "comity-keyring-1", "roots": {"1": "!!!!"}}', b'{"format": "comity-keyring-1", "roots": []}',
+        b'{"format": "comity-keyring-1", "roots": {"1": "!!!!"}}',
+        b'{"format": "comity-keyring-1", "roots": []}',
         b'{"format": "comity-keyring-1", "roots": {"0": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}',
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from privacy.errors import Misuse
 from privacy.noise import discrete_gaussian, discrete_laplace, half_width_for, truncated_discrete_laplace
 
-SAMPLES = 20_000
+SAMPLES = 10_000
 
 
 def chi_square(samples: list[int], weight: dict[int, float]) -> tuple[float, int]:

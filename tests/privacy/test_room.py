@@ -33,6 +33,7 @@ def test_public_names_exist(module: str) -> None:
 
 
 def test_slow_libraries_are_imported_only_when_used() -> None:
-    code = "import sys, privacy, privacy.detect, privacy.masking; print({'presidio_analyzer', 'opendp'} & set(sys.modules))"
+    code = "import sys, privacy, privacy.detect, privacy.masking\n"
+    code += "print({'presidio_analyzer', 'opendp'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
