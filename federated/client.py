@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from clean_room.client import Comity
 from federated.api import RunPage, RunView, TrainingRunBody
-from federated.errors import ComityError, PartnerFailed, PeerUnreachable, Refused
+from federated.errors import ComityError, PartnerFailed, PeerUnreachable, Refused, Tampered
 from federated.runs import TERMINAL
 
 __all__ = ["TrainingClient", "failure_of_run"]
@@ -88,5 +88,10 @@ def failure_of_run(run: RunView) -> ComityError | None:
     if kind is None:
         return None
     said = run.error or {}
+    code = str(said.get("code", run.state))
+    if code in {Tampered.code, "bad_signature"}:
+        kind = Tampered
+    elif code == PeerUnreachable.code:
+        kind = PeerUnreachable
     detail = str(said.get("detail") or "The run failed.")
-    return kind(detail, advice=str(said.get("advice", "")), code=str(said.get("code", run.state)))
+    return kind(detail, advice=str(said.get("advice", "")), code=code)

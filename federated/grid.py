@@ -133,10 +133,7 @@ class RemoteNode:
                 self._sleep(0.2 * lost)
                 continue
             if answer.body:
-                reply = decode_message(answer.body)
-                if reply.metadata.reply_to_message_id != message.metadata.message_id:
-                    raise PeerViolation("The partner replied to another message.")
-                return reply
+                return decode_message(answer.body)
         raise PeerUnreachable(
             "The partner did not finish its part of the round in time.", code="peer_timeout"
         )
@@ -222,7 +219,11 @@ class InProcessGrid(Grid):
         if carrier is None:
             return Message(Error(code=ERROR_CODE, reason="unknown node"), reply_to=message)
         try:
-            return carrier.deliver(message)
+            reply = carrier.deliver(message)
+            stated = (reply.metadata.src_node_id, reply.metadata.reply_to_message_id)
+            if stated != (message.metadata.dst_node_id, message.metadata.message_id):
+                raise PeerViolation("A node replied to another message, or in another node's name.")
+            return reply
         except ComityError as error:
             self.failures.append(error)
             return Message(Error(code=ERROR_CODE, reason=error.code), reply_to=message)

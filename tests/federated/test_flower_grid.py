@@ -139,7 +139,7 @@ class Partner:
 
     partner = "shop"
 
-    def __init__(self, *, other: bool = False, lost: int = 0) -> None:
+    def __init__(self, *, other: str = "", lost: int = 0) -> None:
         self.polls, self.other, self.lost = 0, other, lost
         self.sent = b""
 
@@ -157,8 +157,10 @@ class Partner:
             return PeerResponse(204, {}, b"")
         message = decode_message(self.sent)
         assert path.endswith(message.metadata.message_id)
-        if self.other:
+        if self.other == "message":
             message.metadata.__dict__["_message_id"] = "other"
+        if self.other == "name":
+            message.metadata.__dict__["_dst_node_id"] = 2
         return PeerResponse(200, {}, encode_message(Message(RecordDict(), reply_to=message)))
 
 
@@ -170,7 +172,8 @@ def test_a_remote_node_is_polled_until_it_replies() -> None:
 
 def test_a_remote_node_that_answers_something_else_or_nothing_fails() -> None:
     for carrier, code in (
-        (RemoteNode(Partner(other=True), path="/p"), "peer_violation"),
+        (RemoteNode(Partner(other="message"), path="/p"), "peer_violation"),
+        (RemoteNode(Partner(other="name"), path="/p"), "peer_violation"),
         (RemoteNode(Partner(lost=9), path="/p", sleep=lambda s: None), "peer_unreachable"),
         (RemoteNode(Partner(), path="/p", timeout=0.0), "peer_timeout"),
     ):
