@@ -46,7 +46,12 @@ PURPOSE = "model.credit"
 BANK_COLUMNS = ("limit", "age")
 SHOP_COLUMNS = ("late", "spent", "returns", "visits")
 PEOPLE = 1200
-FAMILIES = {c.__name__: c for c in (Refused, Misuse, PeerViolation, PeerUnreachable)}
+FAMILIES: dict[str, type[ComityError]] = {
+    "refused": Refused,
+    "misuse": Misuse,
+    "peer_violation": PeerViolation,
+    "peer_unreachable": PeerUnreachable,
+}
 
 
 def now() -> dt.datetime:
@@ -95,7 +100,8 @@ class Loopback:
 
 class Guards:
     def role(self, *roles: str) -> Callable[..., str]:
-        def principal(x_role: str = Header(default="")) -> str:
+        def principal(x_role: str = Header(default=""), authorization: str = Header(default="")) -> str:
+            x_role = x_role or authorization.removeprefix("Bearer ")
             if x_role not in (*roles, "admin"):
                 raise Refused("Not allowed.", code="not_authorised")
             return f"{x_role}@bank"
@@ -316,7 +322,7 @@ def make_app(service: TrainingService) -> FastAPI:
 
     @app.exception_handler(ComityError)
     async def told(_request: Request, error: ComityError) -> JSONResponse:
-        family = next((n for n, c in FAMILIES.items() if isinstance(error, c)), "Refused")
+        family = next((n for n, c in FAMILIES.items() if isinstance(error, c)), "refused")
         return JSONResponse({"code": error.code, "detail": error.detail, "family": family}, status_code=400)
 
     return app
