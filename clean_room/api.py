@@ -146,7 +146,7 @@ def _add_lookups(router: APIRouter, service: CleanRoom, guards: Guards) -> None:
             for status in service.budgets(lineage)
         ]
 
-    @router.get("/v1/receipts/{receipt}", tags=["receipts"], summary="A two-sided receipt, verified")
+    @router.get("/v1/joint-receipts/{receipt}", tags=["receipts"], summary="A two-sided receipt, verified")
     def receipt(receipt: str, _: str = anyone) -> ReceiptOut:
         document = service.receipt(receipt)
         return ReceiptOut(**document, verified=service.verify_receipt(document))

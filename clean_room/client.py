@@ -198,7 +198,7 @@ class Comity:
 
     def receipt(self, receipt: str) -> ReceiptOut:
         """A two-sided receipt."""
-        return self._one(ReceiptOut, "GET", f"/v1/receipts/{receipt}")
+        return self._one(ReceiptOut, "GET", f"/v1/joint-receipts/{receipt}")
 
     def _one(self, shape: type[M], method: str, path: str, body: BaseModel | None = None, **more: Any) -> M:
         return _read(shape, self._call(method, path, body, **more))
