@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import sqlalchemy as sa
+from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -29,6 +30,8 @@ from comity.problems import CONTENT_TYPE, problem
 from privacy.errors import BadInput, ComityError, Misuse, StorageError
 
 __all__ = ["create_app"]
+
+_THREADS = 128
 
 
 class Problem(BaseModel):
@@ -86,6 +89,8 @@ def create_app(node: Node) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Partners' long polls each hold a thread for a while; the default of 40 would starve the rest.
+        to_thread.current_default_thread_limiter().total_tokens = _THREADS
         await run_in_threadpool(node.start)
         try:
             yield

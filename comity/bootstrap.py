@@ -226,5 +226,10 @@ def _metrics(records: Records) -> Metrics:
     def log_size() -> dict[tuple[tuple[str, str], ...], float]:
         return {(): float(records.ledger.head().size)}
 
+    def queued() -> dict[tuple[tuple[str, str], ...], float]:
+        rows = records.ledger.partners()
+        return {(("partner", row.name),): float(row.sent_seq - row.acked_seq) for row in rows}
+
     metrics.gauge("comity_log_entries", "Entries in the transparency log.", log_size)
+    metrics.gauge("comity_optouts_waiting", "Opt-outs a partner has not acknowledged yet.", queued)
     return metrics

@@ -14,7 +14,6 @@ from comity.config import NodeConfig
 from comity.database import check_migrated
 from comity.guards import NodeGuards
 from comity.identity import Identity, SignedRequest
-from comity.logs import log
 from comity.metrics import Metrics
 from comity.pump import FeedPump
 from comity.records import Records
@@ -81,4 +80,3 @@ class Node:
         self._closed.set()
         self.pool.close()
         self.records.close()
-        log.debug("closed")

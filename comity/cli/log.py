@@ -176,7 +176,7 @@ def show_log(
         first = max(0, head.size - last)
         with ledger.store.read() as view:
             rows = view.entries(first, head.size)
-        leaves = [(row.index, Leaf.from_bytes(row.leaf)) for row in rows]
+        leaves = [(index, Leaf.from_bytes(row.leaf)) for index, row in enumerate(rows, first)]
         vkey = ledger.vkey
     entries = [
         {"index": i, "type": leaf.type, "recorded_at": from_micros(leaf.recorded_at), "id": leaf.id}

@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("subject", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("lookup"),
+        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("consent_aliases", schema=None) as batch_op:
         batch_op.create_index("consent_aliases_subject", ["subject"], unique=False)
@@ -75,6 +76,7 @@ def upgrade() -> None:
         sa.Column("idx", sa.BigInteger(), nullable=False),
         sa.Column("recorded_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("partner", "seq"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "consent_outbox",
@@ -90,6 +92,7 @@ def upgrade() -> None:
         sa.Column("enforced_at", sa.BigInteger(), nullable=True),
         sa.Column("acked_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("partner", "seq"),
+        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("consent_outbox", schema=None) as batch_op:
         batch_op.create_index("consent_outbox_subject", ["subject"], unique=False)
@@ -143,6 +146,7 @@ def upgrade() -> None:
         sa.Column("lifted_at", sa.BigInteger(), nullable=True),
         sa.Column("idx", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("partner", "kind", "pseudonym", "purpose"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "consent_side",
@@ -172,6 +176,7 @@ def upgrade() -> None:
         sa.Column("restriction", sa.String(length=32), nullable=True),
         sa.Column("restricted_index", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("purpose", "partner", "subject"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "consent_subjects",
@@ -180,6 +185,7 @@ def upgrade() -> None:
         sa.Column("identifiers", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("handle"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "consent_tiles",
@@ -187,6 +193,7 @@ def upgrade() -> None:
         sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("hashes", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("level", "idx"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "clean_room_collaborations",
