@@ -214,8 +214,8 @@ class Feed:
             pseudonyms = pair_pseudonyms(pair_key, known.get(row.subject, ()))
             items.append(
                 FeedItem(
-                    row.seq, row.idx, proof.entry, proof.path, EventType(row.type), tuple(json.loads(row.purposes)),
-                    row.effective_at, {kind: tuple(found) for kind, found in pseudonyms.items()},
+                    row.seq, row.idx, proof.entry, proof.path,
+                    EventType(row.type), tuple(json.loads(row.purposes)), row.effective_at, {kind: tuple(found) for kind, found in pseudonyms.items()},
                 )
             )  # fmt: skip
         return FeedBatch(
@@ -230,9 +230,16 @@ class Feed:
     def _acknowledged(self, name: str, ack: Acknowledgement, signature: bytes) -> int:
         counted = 0
 
-        def keep(tx: LedgerTransaction, first: int, now: int) -> None:
+        def keep(tx: LedgerTransaction, _first: int, now: int) -> None:
             nonlocal counted
-            counted = tx.acknowledge(name, ack.first_seq, ack.seq, ack.received_at, ack.enforced_at, now)
+            counted = tx.acknowledge(
+                name,
+                ack.first_seq,
+                ack.seq,
+                received_at=ack.received_at,
+                enforced_at=ack.enforced_at,
+                acked_at=now,
+            )
             partner = tx.partner(name)
             if partner is not None:
                 tx.put_partner(
@@ -253,7 +260,7 @@ class Feed:
     # receiving
 
     def position(self, partner: str) -> bytes:
-        """Where this node stands with a partner's feed: `{"seq", "size"}`, for a sender that lost its place."""
+        """Where this node stands with a partner's feed: `{"seq", "size"}`, for a sender who lost theirs."""
         row = self._ledger.partner(partner)
         return json.dumps({"seq": row.heard_seq, "size": row.heard_size}).encode()
 

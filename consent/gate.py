@@ -72,7 +72,7 @@ class ConsentGate:
         with ledger.store.read() as view:
             now = ledger.now(view)
             head = view.head()
-            allowed = self._allowed(view, head.size, kind, purpose, partner, now)
+            allowed = self._allowed(view, head.size, (kind, purpose, partner), now)
             restricted = self._restricted(view, kind, purpose, partner)
         lookups = ledger.vault.lookup(kind).column(rows)
         mask = np.fromiter((lookup in allowed for lookup in lookups), dtype=np.bool_, count=len(lookups))
@@ -103,10 +103,10 @@ class ConsentGate:
         return GateResult(mask, evidence, members)
 
     def _allowed(
-        self, view: LedgerView, size: int, kind: str, purpose: str, partner: str, now: int
+        self, view: LedgerView, size: int, place: tuple[str, str, str], now: int
     ) -> frozenset[bytes]:
         """Lookups of everybody allowed. Kept until the log grows or the first of their grants expires."""
-        place = (kind, purpose, partner)
+        kind, purpose, partner = place
         policy = self._ledger.policy
         kept = self._cache.get(place)
         if (

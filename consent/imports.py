@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,8 +116,8 @@ def import_table(
         raise BadInput("Two columns of the table have one name.", code="duplicate_column")
     rows = data.num_rows
     errors: list[RowError] = []
-    ignored: Counter[str] = Counter()
-    people = _people(data, columns, identifiers, profile, region, ignored)
+    kinds = {name: identifiers[name] for name in columns}
+    people, ignored = _people(data, kinds, profile, region)
     cells = {name: _cells(data, name) for name in _OTHER if name in data.column_names}
     defaults = {"decision": decision, "purpose": purpose, "partner": partner}
     events: list[Event] = []
@@ -159,17 +159,12 @@ class ImportRefused(BadInput):
 
 
 def _people(
-    data: pa.Table,
-    columns: Sequence[str],
-    kinds: Mapping[str, str],
-    profile: str,
-    region: str,
-    ignored: Counter[str],
-) -> list[tuple[Identifier, ...]]:
-    """The canonical identifiers of every row."""
+    data: pa.Table, kinds: Mapping[str, str], profile: str, region: str
+) -> tuple[list[tuple[Identifier, ...]], Counter[str]]:
+    """The canonical identifiers of every row, and how many could not be read, by code."""
+    ignored: Counter[str] = Counter()
     out: list[tuple[Identifier, ...]] = [()] * data.num_rows
-    for name in columns:
-        kind = kinds[name]
+    for name, kind in kinds.items():
         try:
             made = canonical_column(kind, data.column(name), profile, region=region)
         except (pa.ArrowException, ComityError) as error:
@@ -180,7 +175,7 @@ def _people(
         for row, value in enumerate(made.values.to_pylist()):
             if value is not None:
                 out[row] = (*out[row], Identifier(kind, value))
-    return out
+    return out, ignored
 
 
 def _cells(data: pa.Table, name: str) -> list[object]:

@@ -235,7 +235,7 @@ class Ledger:
     def _publish_policy(self) -> None:
         policy, document = self.policy, canonical_json(self.policy.document).decode()
 
-        def keep(tx: LedgerTransaction, first: int, now: int) -> None:
+        def keep(tx: LedgerTransaction, first: int, _now: int) -> None:
             tx.add_policy(first, policy.hash, policy.version, document)
 
         fields = {
@@ -365,7 +365,7 @@ class Ledger:
             raise Misuse("The set is not the one that the receipt's evidence is about.")
         document = receipt.to_dict()
 
-        def keep(tx: LedgerTransaction, first: int, now: int) -> None:
+        def keep(tx: LedgerTransaction, first: int, _now: int) -> None:
             row = ReceiptRow(
                 receipt.id, first, receipt.kind, receipt.purpose, receipt.partner, receipt.job,
                 canonical_json(document).decode(),

@@ -223,5 +223,6 @@ class Acknowledgement:
 
 
 _ACK = {
-    "v", "from", "to", "first_seq", "seq", "size", "root", "received_at", "enforced_at", "jobs_affected", "log",
+    "v", "from", "to", "first_seq", "seq", "size", "root", "received_at", "enforced_at",
+    "jobs_affected", "log",
 }  # fmt: skip

@@ -185,7 +185,7 @@ def _queue(
     new: set[bytes],
     now: int,
 ) -> None:
-    """Queue for each partner what they must be told: restrictions, and grants that lift what they were told."""
+    """Queue what each partner must be told: restrictions, and grants that lift what they were told."""
     for partner in tx.partners():
         about = [(h, f) for h, f in facts if f.partner in ("*", partner.name)]
         granting = [h for h, f in about if f.type in GRANTING and h not in new]

@@ -133,7 +133,7 @@ class _View:
         return int(self._c.execute(sa.select(sa.func.count()).select_from(t.aliases)).scalar_one())
 
     def _stream(self, query: sa.Select[Any]) -> Iterator[Any]:
-        yield from self._c.execution_options(yield_per=_SCAN).execute(query)
+        yield from self._c.execute(query, execution_options={"yield_per": _SCAN})
 
     # state
 
@@ -362,7 +362,7 @@ class _Transaction(_View):
         self._insert(t.outbox, [column.name for column in t.outbox.columns], rows)
 
     def acknowledge(
-        self, partner: str, first: int, last: int, received_at: int, enforced_at: int, acked_at: int
+        self, partner: str, first: int, last: int, *, received_at: int, enforced_at: int, acked_at: int
     ) -> int:
         c = t.outbox.c
         done = self._c.execute(
@@ -414,7 +414,8 @@ class SqlStore:
         self._engine = engine
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _sqlite_settings)
-            engine.dispose()  # connections opened before now have not had the settings
+            if not isinstance(engine.pool, sa.StaticPool):
+                engine.dispose()  # connections opened before now have not had the settings
 
     def prepare(self) -> None:
         with _quiet(), self._engine.begin() as c:
@@ -430,7 +431,7 @@ class SqlStore:
         with _quiet(), self._engine.connect() as c:
             if c.dialect.name == "sqlite":
                 driver: Any = c.connection.driver_connection
-                # The sqlite3 module opens no transaction for reads; without one each SELECT sees its own head.
+                # The sqlite3 module opens no transaction for reads; without one each SELECT is its own.
                 if not driver.in_transaction:
                     c.exec_driver_sql("BEGIN")
             else:

@@ -84,7 +84,7 @@ class StaticLog:
             ) from error
 
     def read(self, path: str) -> bytes | None:
-        """The bytes at a tile path or `checkpoint`; None where there is nothing. Never leaves the directory."""
+        """The bytes at a tile path or `checkpoint`; None where there is nothing. Stays inside."""
         if path != CHECKPOINT:
             try:
                 parse_path(path)
@@ -98,7 +98,7 @@ class StaticLog:
             raise StorageError("A published file cannot be read.") from error
 
     def publish(self, files: Iterator[tuple[Tile, bytes]], checkpoint: Checkpoint) -> None:
-        """Write tiles and bundles, then the checkpoint. Raises Tampered if a full tile is there but differs."""
+        """Write tiles and bundles, then the checkpoint. Raises Tampered where a full tile differs."""
         touched: set[Path] = set()
         completed: list[Path] = []
         try:

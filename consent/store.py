@@ -250,7 +250,7 @@ class LedgerTransaction(LedgerView, Protocol):
     def add_outbox(self, rows: Sequence[OutboxRow]) -> None: ...
 
     def acknowledge(
-        self, partner: str, first: int, last: int, received_at: int, enforced_at: int, acked_at: int
+        self, partner: str, first: int, last: int, *, received_at: int, enforced_at: int, acked_at: int
     ) -> int:
         """Mark outbox rows first..last acknowledged unless they are already; returns how many were not."""
         ...

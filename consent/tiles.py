@@ -76,7 +76,7 @@ def parse_path(path: str) -> Tile:
         level = -1 if match["level"] == "entries" else int(match["level"])
         index = int(match["high"].replace("x", "").replace("/", "") + match["low"])
         tile = Tile(level, index, int(match["width"] or TILE_WIDTH))
-        if level < 64 and tile_path(tile) == path:
+        if level < 64 and tile.width <= TILE_WIDTH and tile_path(tile) == path:
             return tile
     raise Misuse("This is not the path of a tile.", code="not_found")
 

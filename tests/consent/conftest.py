@@ -1,0 +1,180 @@
+"""Ledgers on real databases, a clock that can be moved, partners joined in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from consent.feed import FEED_PATH, Feed
+from consent.ledger import Ledger
+from consent.peers import PeerResponse
+from consent.sql import metadata
+from privacy.errors import ComityError, PeerUnreachable, PeerViolation
+from privacy.keys import KeyRing
+from privacy.signing import SigningKey
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+class PairKey:
+    def __init__(self, key: bytes | None = b"\x07" * 32) -> None:
+        self.key = key
+
+    def pair_key(self, partner: str) -> bytes | None:
+        return self.key
+
+
+@dataclass
+class Node:
+    """One partner's ledger and everything needed to open it again."""
+
+    name: str
+    engine: sa.Engine
+    folder: Path
+    clock: Clock
+    ring: KeyRing = field(default_factory=lambda: KeyRing.from_root(b"\x01" * 32))
+    key: SigningKey = field(default_factory=SigningKey.generate)
+    pair: PairKey = field(default_factory=PairKey)
+
+    def open(self, **options: object) -> Ledger:
+        return Ledger.open(
+            self.engine,
+            keyring=self.ring,
+            signing_key=self.key,
+            origin=f"{self.name}.example/consent",
+            directory=self.folder / "log",
+            clock=self.clock,
+            pair_keys=self.pair,
+            **options,  # type: ignore[arg-type]
+        )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def node(engine: sa.Engine, tmp_path: Path, clock: Clock) -> Node:
+    """A node on SQLite and on PostgreSQL."""
+    metadata.create_all(engine)
+    return Node("shop", engine, tmp_path, clock)
+
+
+@pytest.fixture
+def ledger(node: Node) -> Ledger:
+    return node.open()
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, clock: Clock) -> Iterator[Callable[[str], Node]]:
+    """Nodes on SQLite, for what does not depend on the database."""
+    made = []
+
+    def make(name: str) -> Node:
+        folder = tmp_path / name
+        folder.mkdir()
+        engine = sa.create_engine(f"sqlite:///{folder}/comity.db")
+        metadata.create_all(engine)
+        made.append(engine)
+        return Node(name, engine, folder, clock, KeyRing.from_root(name.encode().ljust(32, b".")))
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+class Wire:
+    """A `PeerConnection` straight into the partner's feed, with faults to order.
+
+    `before` sees a request body and may replace it or raise; `after` sees the answer likewise.
+    """
+
+    def __init__(self, partner: str, sender: str, feed: Feed) -> None:
+        self.partner = partner
+        self._sender = sender
+        self._feed = feed
+        self.before: Callable[[bytes], bytes] = lambda body: body
+        self.after: Callable[[bytes], bytes] = lambda body: body
+        self.bodies: list[bytes] = []
+
+    def request(
+        self, method: str, path: str, *, body: bytes = b"", content_type: str = "", timeout: float = 30.0
+    ) -> PeerResponse:
+        assert path == FEED_PATH
+        if method == "GET":
+            return PeerResponse(200, {}, self._feed.position(self._sender))
+        body = self.before(body)
+        self.bodies.append(body)
+        try:
+            answer = self._feed.apply(self._sender, body)
+        except PeerUnreachable:
+            raise
+        except ComityError as error:
+            # What a problem document keeps of an error.
+            raise PeerViolation(error.detail, code=error.code) from None
+        return PeerResponse(200, {}, self.after(answer))
+
+
+@dataclass
+class Pair:
+    """A shop and a bank who joined each other."""
+
+    shop: Ledger
+    bank: Ledger
+    shop_feed: Feed
+    bank_feed: Feed
+    wire: Wire
+    shop_node: Node
+    bank_node: Node
+
+
+@pytest.fixture
+def pair(make_node: Callable[[str], Node]) -> Pair:
+    shop_node, bank_node = make_node("shop"), make_node("bank")
+    shop, bank = shop_node.open(), bank_node.open()
+    shop.join_partner("bank", bank.vkey)
+    bank.join_partner("shop", shop.vkey)
+    shop_feed, bank_feed = Feed(shop, signing_key=shop_node.key), Feed(bank, signing_key=bank_node.key)
+    return Pair(shop, bank, shop_feed, bank_feed, Wire("bank", "shop", bank_feed), shop_node, bank_node)
+
+
+@pytest.fixture
+def joined() -> Callable[[Ledger, Node, Ledger, Node], Wire]:
+    """Make two ledgers partners; returns the line from the first to the second."""
+
+    def join(sender: Ledger, sender_node: Node, receiver: Ledger, receiver_node: Node) -> Wire:
+        sender.join_partner(receiver_node.name, receiver.vkey)
+        receiver.join_partner(sender_node.name, sender.vkey)
+        feed = Feed(receiver, signing_key=receiver_node.key)
+        return Wire(receiver_node.name, sender_node.name, feed)
+
+    return join
+
+
+def vector(name: str) -> dict[str, object]:
+    return json.loads((VECTORS / name).read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Callable[[str], dict[str, object]]:
+    return vector
