@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +11,29 @@ from clean_room.receipts import verify as verify_join
 from comity.cli.opening import opened
 from comity.demo.outcome import ReceiptFinding
 from comity.demo.sites import Site
+from consent.ledger import Ledger
 from consent.notes import VerifierKey
 from consent.receipts import UseReceipt, verify_absence
 from federated.gate import ReceiptExpectation, RoundReceipt
 from privacy.errors import ComityError, Misuse
 from privacy.signing import PublicKey
 
-__all__ = ["AbsenceCheck", "Join", "Training", "check_absence", "check_joins", "check_trainings"]
+__all__ = [
+    "AbsenceCheck",
+    "Join",
+    "Training",
+    "check_absence",
+    "check_joins",
+    "check_trainings",
+    "ledgers_of",
+]
+
+
+@contextmanager
+def ledgers_of(sites: Mapping[str, Site]) -> Iterator[dict[str, Ledger]]:
+    """Both partners' ledgers, opened from their directories; their nodes need not run."""
+    with ExitStack() as held:
+        yield {name: held.enter_context(opened(site.directory)).ledger for name, site in sites.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +100,9 @@ def check_joins(joins: Sequence[Join], sites: Mapping[str, Site]) -> list[Receip
     return findings
 
 
-def check_trainings(trainings: Sequence[Training], sites: Mapping[str, Site]) -> list[ReceiptFinding]:
+def check_trainings(
+    trainings: Sequence[Training], sites: Mapping[str, Site], ledgers: Mapping[str, Ledger]
+) -> list[ReceiptFinding]:
     """Check each run's round receipts: signed by the node they speak for, and in that node's log."""
     findings = []
     for training in trainings:
@@ -94,7 +113,7 @@ def check_trainings(trainings: Sequence[Training], sites: Mapping[str, Site]) ->
                 receipt = RoundReceipt(**entry["receipt"])
                 seen.add(entry["party"])
                 last = max(last, receipt.checked_at)
-                verified = verified and _round_holds(receipt, sites[entry["party"]])
+                verified = verified and _round_holds(receipt, sites[entry["party"]], ledgers[entry["party"]])
         findings.append(
             ReceiptFinding(
                 kind="training", partners=sorted(seen), verified=verified and seen == set(sites),
@@ -104,23 +123,22 @@ def check_trainings(trainings: Sequence[Training], sites: Mapping[str, Site]) ->
     return findings
 
 
-def _round_holds(receipt: RoundReceipt, site: Site) -> bool:
+def _round_holds(receipt: RoundReceipt, site: Site, ledger: Ledger) -> bool:
     expected = ReceiptExpectation(
         key=PublicKey.from_text(site.public_key), run=receipt.run, round=receipt.round,
         purpose=receipt.purpose, nonce=receipt.nonce, rows=receipt.rows,
     )  # fmt: skip
     try:
         expected.check(receipt)
-        with opened(site.directory) as records:
-            proof = records.ledger.receipt_proof(receipt.use_receipt)
-            proof.verify(VerifierKey.from_text(records.ledger.vkey))
+        proof = ledger.receipt_proof(receipt.use_receipt)
+        proof.verify(VerifierKey.from_text(ledger.vkey))
     except ComityError:
         return False
     return proof.receipt.evidence.set_root == receipt.set_root and proof.receipt.job == receipt.run
 
 
 def check_absence(
-    sites: Mapping[str, Site],
+    ledgers: Mapping[str, Ledger],
     people: Sequence[Mapping[str, bytes]],
     *,
     before: set[str],
@@ -134,31 +152,28 @@ def check_absence(
     receipts = proofs = failed = 0
     present: list[set[str]] = [set() for _ in people]
     jobs_seen: dict[str, set[str]] = {}
-    for name, site in sites.items():
-        with opened(site.directory) as records:
-            ledger = records.ledger
-            key = VerifierKey.from_text(ledger.vkey)
-            for receipt in _all_receipts(ledger):
-                if receipt.job in after:
-                    jobs_seen.setdefault(name, set()).add(receipt.job)
-                    receipts += 1
-                    ledger.receipt_proof(receipt.id).verify(key)
-                    for person in people:
-                        proofs += 1
-                        failed += not _absent(ledger, receipt, person)
-                elif receipt.job in before:
-                    for i, person in enumerate(people):
-                        kind = receipt.evidence.key_kind
-                        leaf = ledger.member_leaf(receipt.id, kind, person[kind])
-                        if leaf in ledger.members(receipt.id):
-                            present[i].add(name)
-    complete = all(jobs_seen.get(name) == after for name in sites)
-    return AbsenceCheck(
-        len(people), receipts, proofs, sum(p == set(sites) for p in present), failed, complete
-    )
+    for name, ledger in ledgers.items():
+        key = VerifierKey.from_text(ledger.vkey)
+        for receipt in _all_receipts(ledger):
+            if receipt.job in after:
+                jobs_seen.setdefault(name, set()).add(receipt.job)
+                receipts += 1
+                ledger.receipt_proof(receipt.id).verify(key)
+                for person in people:
+                    proofs += 1
+                    failed += not _absent(ledger, receipt, person)
+            elif receipt.job in before:
+                members = ledger.members(receipt.id)
+                kind = receipt.evidence.key_kind
+                for i, person in enumerate(people):
+                    if ledger.member_leaf(receipt.id, kind, person[kind]) in members:
+                        present[i].add(name)
+    complete = all(jobs_seen.get(name) == after for name in ledgers)
+    there = sum(found == set(ledgers) for found in present)
+    return AbsenceCheck(len(people), receipts, proofs, there, failed, complete)
 
 
-def _all_receipts(ledger: Any) -> list[UseReceipt]:
+def _all_receipts(ledger: Ledger) -> list[UseReceipt]:
     found: list[UseReceipt] = []
     before: int | None = None
     while page := ledger.receipts(before=before, limit=200):
@@ -167,7 +182,7 @@ def _all_receipts(ledger: Any) -> list[UseReceipt]:
     return found
 
 
-def _absent(ledger: Any, receipt: UseReceipt, person: Mapping[str, bytes]) -> bool:
+def _absent(ledger: Ledger, receipt: UseReceipt, person: Mapping[str, bytes]) -> bool:
     """Whether the proof holds that `person`, by the identifier the use was keyed on, is not in its set."""
     kind = receipt.evidence.key_kind
     if kind not in person:

@@ -24,8 +24,8 @@ from clean_room.agreements import Terms
 from clean_room.group.blinding import choose_blinder
 from clean_room.schemas import AcceptIn, InviteIn, JobOut, QueryIn
 from comity.demo.calls import NodeCalls, calls_to
-from comity.demo.data import LABEL, load
-from comity.demo.evidence import Join, Training, check_absence, check_joins, check_trainings
+from comity.demo.data import LABEL, SHOP_FEATURES, load
+from comity.demo.evidence import Join, Training, check_absence, check_joins, check_trainings, ledgers_of
 from comity.demo.exchanges import Traffic
 from comity.demo.logs import SeenLog, check_logs, see_log
 from comity.demo.narration import Narration
@@ -41,7 +41,7 @@ from comity.demo.outcome import (
     Overlap,
     Particulars,
 )
-from comity.demo.partners import BANK, PURPOSES, SHOP, Inputs, cut
+from comity.demo.partners import BANK, PURPOSES, SHOP, Inputs, cut, shared_people
 from comity.demo.sites import Site, import_consents, make_sites, mask_samples, mask_tables
 from privacy.errors import Misuse, Refused
 from privacy.identifiers import Kind, Rejected, canonical
@@ -55,6 +55,7 @@ TERMS = Terms(
     minimum_input=1000, minimum_cell=50,
 )  # fmt: skip
 JOB_SECONDS = 900.0
+ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,15 @@ def tell(settings: Settings, folder: Path, narration: Narration) -> Outcome:
             running.close()
     with narration.stage("verify logs, receipts, proofs") as telling:
         logs = check_logs(sites, told.logs)
-        receipts = [*check_joins(found.joins, sites), *check_trainings(found.trainings, sites)]
-        latencies = enforcement_times(sites[SHOP], BANK)
-        absence = check_absence(sites, _people(inputs), before=found.jobs_before, after=found.jobs_after)
+        with ledgers_of(sites) as ledgers:
+            receipts = [
+                *check_joins(found.joins, sites),
+                *check_trainings(found.trainings, sites, ledgers),
+            ]
+            latencies = enforcement_times(ledgers[SHOP], BANK)
+            absence = check_absence(
+                ledgers, _people(inputs), before=found.jobs_before, after=found.jobs_after
+            )
         telling.say(f"{sum(g.size for g in logs):,} log entries, {absence.proofs:,} proofs of absence")
     return Outcome(
         seconds=time.monotonic() - began,
@@ -213,7 +220,7 @@ def _while_running(
         )
     logs = {call.site.name: see_log(call.site, call.get("/v1/node")["log_vkey"]) for call in (bank, shop)}
     traffic = Traffic(bank, shop)
-    ask = _Asker(bank, shop, collaboration, found)
+    ask = _Asker(bank, shop, collaboration, found=found, epochs=_epochs(inputs))
 
     with narration.stage("overlap") as telling, traffic.of("overlap, in total"):
         total = ask.join(telling.share, purpose="overlap.reach", epsilon=1.0)
@@ -282,8 +289,10 @@ def _agree(bank: NodeCalls, shop: NodeCalls) -> str:
 class _Asker:
     """The bank's analyst: asks, waits, and files the receipts of both sides."""
 
-    def __init__(self, bank: NodeCalls, shop: NodeCalls, collaboration: str, found: _Found) -> None:
-        self._bank, self._shop, self._found = bank, shop, found
+    def __init__(
+        self, bank: NodeCalls, shop: NodeCalls, collaboration: str, *, found: _Found, epochs: int
+    ) -> None:
+        self._bank, self._shop, self._found, self._epochs = bank, shop, found, epochs
         self._about = {
             "collaboration": collaboration,
             "dataset": "customers",
@@ -309,6 +318,8 @@ class _Asker:
                 "purpose": "model.credit",
                 "align_purpose": "overlap.align",
                 "key": KEY,
+                "rounds": ROUNDS,
+                "epochs": self._epochs,
             },
         )
         path = f"/v1/training-runs/{started['id']}"
@@ -332,6 +343,16 @@ class _Asker:
 
     def _seen(self, after: bool) -> set[str]:
         return self._found.jobs_after if after else self._found.jobs_before
+
+
+def _epochs(inputs: Inputs) -> int:
+    """Epochs a round, so that the gradients stay too few to solve for anybody's columns even at the end.
+
+    A node refuses a run with 4 · features · epochs · rounds above its training rows (three in four).
+    """
+    people = min(table.height for table in inputs.tables.values())
+    expected = 0.75 * (0.87 * shared_people(people) - inputs.optouts.height)
+    return max(1, min(4, int(expected // (4 * len(SHOP_FEATURES) * ROUNDS))))
 
 
 def _result(job: JobOut) -> dict[str, Any]:
