@@ -53,7 +53,7 @@ def mean_interval(
     low_count, high_count = max(1, count[0]), max(1, count[1])
     corners = [(total + s) / n for s in (-total_half, total_half) for n in (low_count, high_count)]
     lower, upper = bounds
-    return max(lower, min(corners)), min(upper, max(corners))
+    return min(max(lower, min(corners)), upper), max(min(upper, max(corners)), lower)
 
 
 def _convolved(noise: Floats, copies: int) -> Floats:

@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
@@ -372,6 +373,10 @@ def make_node(
     def on_purpose(request: Request, error: ComityError) -> JSONResponse:
         document = problem(error, from_partner=request.url.path.startswith("/v1/peer/"))
         return JSONResponse(document, int(str(document["status"])))
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"code": "malformed_request"}, 422)
 
     return Node(name, directory, identity, ledger, catalogue, collaborations, service, app, engine, clock)
 
