@@ -231,7 +231,7 @@ class AnalystSent:
             np.add.reduceat(np.pad(masks, ((0, 0), (0, 1))), bounds[:-1], axis=1, dtype=np.int64) - d // 2
         )
         found = people.take(np.flatnonzero(masks.any(axis=0)))
-        total = int(pc.count_distinct(found.column).as_py()) - rows * columns * (d // 2)
+        total = found.distinct_count() - rows * columns * (d // 2)
         return AnalystJoined(self.side, transcript, counts, total, masks, tuple(int(b) for b in bounds))
 
 

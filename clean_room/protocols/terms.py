@@ -43,8 +43,8 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 class Padding:
     """Size classes: a list is filled up with random points to the next class, so its size says little.
 
-    From `minimum` up there are `steps` classes between one power of two and the next: the cost is at most
-    1/steps of the list (3 % on average with 16), and a size is known only to within that.
+    From `minimum` up there are `steps` classes (a power of two) between one power of two and the next: the
+    cost is at most 1/steps of the list (3 % on average with 16), and a size is known only to within that.
     """
 
     minimum: int = 256
@@ -53,6 +53,10 @@ class Padding:
     def __post_init__(self) -> None:
         _whole("padding minimum", self.minimum, 1, 1 << 24)
         _whole("padding steps", self.steps, 1, 1 << 16)
+        if self.steps & (self.steps - 1):
+            raise Misuse(
+                "The terms' padding steps must be a power of two: else a class is not its own class."
+            )
 
     def padded(self, n: int) -> int:
         """The class of a list of `n` rows: the smallest class that is not below it."""

@@ -82,6 +82,30 @@ def test_a_shuffle_follows_its_source_of_randomness_only() -> None:
     assert permutation(0, os.urandom).tolist() == []
 
 
+def test_a_draw_with_a_tie_is_thrown_away() -> None:
+    draws = iter([bytes(24), bytes(8) + b"\1" * 8 + bytes(8), bytes(range(24))])
+    assert sorted(permutation(3, lambda n: next(draws)).tolist()) == [0, 1, 2]
+    assert next(draws, None) is None
+
+
+def test_points_that_share_their_first_bytes_are_told_apart() -> None:
+    rows = [bytes(8) + bytes([n] * 8) for n in range(5)]
+    assert points_of(rows, 16).distinct()
+    assert not points_of([*rows, rows[2]], 16).distinct()
+    assert join(points_of(rows[::-1], 16), points_of(rows, 16)).tolist() == [4, 3, 2, 1, 0]
+    other = [bytes(8) + b"x" * 8]
+    assert join(points_of(other, 16), points_of(rows[:1], 16)).tolist() == [-1]
+
+
+def test_a_join_of_many_points_agrees_with_a_dictionary() -> None:
+    haystack = [os.urandom(16) for _ in range(3000)]
+    needles = [*haystack[::3], *[os.urandom(16) for _ in range(1000)], *haystack[::7]]
+    places = {row: n for n, row in enumerate(haystack)}
+    assert join(points_of(needles, 16), points_of(haystack, 16)).tolist() == [
+        places.get(n, -1) for n in needles
+    ]
+
+
 def test_impossible_buffers_and_mixed_widths_are_refused() -> None:
     for buffer, width in ((bytes(33), 32), (bytes(8), 16), (bytes(24), 24)):
         with pytest.raises(Misuse):

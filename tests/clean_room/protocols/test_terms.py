@@ -18,7 +18,7 @@ MANY = tuple(str(n) for n in range(300))
 COLUMNS = (ColumnTerms("amount", -5, 100, 100), ColumnTerms("visits", 0, 9))
 EXAMPLES = [
     OverlapTerms(**GIVEN, analyst_segments=("年轻", "old"), epsilon=0.5, delta=1e-6, dummies=40),
-    MeasureTerms(**GIVEN, columns=COLUMNS, padding=Padding(10, 3)),
+    MeasureTerms(**GIVEN, columns=COLUMNS, padding=Padding(10, 4)),
     AlignTerms(**GIVEN, kind="phone", profile="uid2-1"),
 ]
 each = pytest.mark.parametrize("terms", EXAMPLES, ids=lambda t: t.PROTOCOL)
@@ -69,7 +69,7 @@ def test_noise_is_a_violation(noise: bytes) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"[" * 100_000, b"null", b"[]", b'{"protocol":[]}', b'{"protocol":"overlap/1"}', b"1e9", b" " * (2 << 20)],
+    [b"[" * 100_000, b"null", b"[]", b'{"protocol":[]}', b'{"protocol":"overlap/1"}', b"1e9", b" " * 2**21],
     ids=lambda b: b[:20].decode(),
 )  # fmt: skip
 def test_hostile_documents_are_violations(bad: bytes) -> None:
@@ -127,7 +127,7 @@ def test_fixed_point_rounds_clips_and_refuses_what_is_not_a_number() -> None:
         column.fixed_point(np.array([1.0, np.nan]))
 
 
-@given(st.integers(0, 1 << 27), st.integers(1, 5000), st.integers(1, 64))
+@given(st.integers(0, 1 << 27), st.integers(1, 5000), st.sampled_from([1, 2, 4, 16, 64, 256]))
 def test_size_classes_hold_cost_little_and_are_their_own_class(n: int, minimum: int, steps: int) -> None:
     padding = Padding(minimum, steps)
     size = padding.padded(n)
@@ -135,6 +135,12 @@ def test_size_classes_hold_cost_little_and_are_their_own_class(n: int, minimum: 
     assert size == minimum or size - n <= max(n // steps, 1)
     assert padding.padded(size) == size
     assert padding.padded(n + 1) >= size
+
+
+@pytest.mark.parametrize("bad", [(0, 16), (1, 0), (1, 3), (1, 15), (1 << 25, 16), (1.5, 16)])
+def test_size_classes_that_would_not_be_their_own_class_are_refused(bad: Any) -> None:
+    with pytest.raises(Misuse):
+        Padding(*bad)
 
 
 def test_size_classes_are_few() -> None:
