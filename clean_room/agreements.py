@@ -14,10 +14,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from clean_room.armour import unarmoured
 from consent.encoding import canonical_json
 from privacy.errors import Misuse, Refused
 from privacy.identifiers import PROFILES
@@ -37,6 +39,9 @@ __all__ = [
 QueryType = Literal["overlap", "measure", "align"]
 QUERY_TYPES: tuple[QueryType, ...] = ("overlap", "measure", "align")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_URL = re.compile(r"https?://[!-~]+")
+_KEY = re.compile(r"[A-Za-z0-9+/=_-]{1,64}")
+_ID = re.compile(r"[0-9a-f]{32}")
 _FORBID = ConfigDict(extra="forbid")
 
 
@@ -91,6 +96,20 @@ def _name(text: str, what: str) -> None:
         raise Misuse(f"{what} must be 1 to 64 letters, digits, '-', '_' or '.'.", code="malformed_document")
 
 
+def _moment(text: str, what: str) -> None:
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise Misuse(f"{what} must be a time with its offset from UTC.", code="malformed_document")
+
+
+def _identity(text: str) -> None:
+    if not _ID.fullmatch(text):
+        raise Misuse("the id must be 32 hexadecimal digits.", code="malformed_document")
+
+
 @dataclass(frozen=True, slots=True)
 class Party(_Document):
     """One partner: the name it goes by, where its node is, its pinned Ed25519 key, its X25519 public key and
@@ -105,6 +124,10 @@ class Party(_Document):
 
     def __post_init__(self) -> None:
         _name(self.name, "party name")
+        if not _URL.fullmatch(self.url) or len(self.url) > 512 or not _KEY.fullmatch(self.key):
+            raise Misuse("a party needs an http(s) URL and an Ed25519 key.", code="malformed_document")
+        if self.exchange and len(unarmoured(self.exchange, "exchange", Misuse, "malformed_document")) != 32:
+            raise Misuse("an exchange key is 32 bytes.", code="malformed_document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +267,11 @@ class Invitation(_Document):
     offers: tuple[DatasetOffer, ...]
     v: Literal[1] = 1
 
+    def __post_init__(self) -> None:
+        _identity(self.id)
+        _moment(self.created_at, "created_at")
+        _moment(self.expires_at, "expires_at")
+
 
 @dataclass(frozen=True, slots=True)
 class Acceptance(_Document):
@@ -256,6 +284,9 @@ class Acceptance(_Document):
     offers: tuple[DatasetOffer, ...]
     accepted_at: str
     v: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        _moment(self.accepted_at, "accepted_at")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ waits until a person of this node accepts it and has compared the fingerprint.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,17 +20,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
 from clean_room.agreements import Acceptance, Agreement, Invitation, Party, Terms
+from clean_room.armour import armoured, unarmoured
 from clean_room.datasets import Catalogue
+from clean_room.pair_secrets import PairSecrets, exchange_public
 from clean_room.storage import CollaborationRow, CollaborationStore
 from clean_room.transport import post_document
-from consent.encoding import canonical_json
 from consent.events import EventType
 from consent.peers import PeerConnection
-from privacy.errors import ComityError, Misuse, Refused, Tampered
-from privacy.keys import KeyRing, hkdf_sha256
+from privacy.errors import ComityError, Misuse, Refused
+from privacy.keys import KeyRing
 from privacy.signing import PublicKey, SigningKey
 
 __all__ = ["Collaborations", "PartnerLedger", "PartnerPin"]
@@ -88,7 +85,7 @@ class Collaborations:
         self._name = name
         self._url = url
         self._identity = identity
-        self._keyring = keyring
+        self._secrets = PairSecrets(keyring)
         self._catalogue = catalogue
         self._connect = connect
         self._ledger = ledger
@@ -110,7 +107,8 @@ class Collaborations:
         """Make and store an invitation; return the signed document to hand to the partner.
 
         `key` is the partner's Ed25519 public key (text form), learnt out of band. `datasets` narrows what
-        is offered (default: all marked so). With `deliver` the document is also POSTed to the partner.
+        is offered (default: all marked so). With `deliver` the document is also POSTed to the partner; if
+        that fails there is no invitation.
         Raises `Misuse(already_exists)` while another collaboration with that partner is open.
         """
         pinned = PublicKey.from_text(key)
@@ -130,7 +128,7 @@ class Collaborations:
         )
         document = {
             "invitation": invitation.document(),
-            "signature": _text(self._identity.sign(_INVITE, invitation.encoded())),
+            "signature": armoured(self._identity.sign(_INVITE, invitation.encoded())),
         }
         self._store.add(
             CollaborationRow(
@@ -141,14 +139,18 @@ class Collaborations:
                 partner_key=pinned.to_text(),
                 partner_url=url,
                 documents=document,
-                sealed_exchange=self._seal(secret, "exchange", invitation.id),
+                sealed_exchange=self._secrets.seal_exchange(invitation.id, secret),
                 created_at=now.isoformat(),
                 updated_at=now.isoformat(),
             )
         )
         if deliver:
             connection = self._connect(PartnerPin(partner, url, pinned))
-            post_document(connection, "/v1/peer/invitations", document)
+            try:
+                post_document(connection, "/v1/peer/invitations", document)
+            except ComityError:
+                self._ended(self._row(invitation.id))
+                raise
         return document
 
     def receive(self, document: object) -> CollaborationRow:
@@ -198,9 +200,9 @@ class Collaborations:
         agreement = Agreement.between(offered, acceptance)
         pin = PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
         sent = {"acceptance": acceptance.document(), "signature": row.documents["acceptance_signature"]}
-        sent["agreement_signature"] = _text(self._identity.sign(_AGREE, bytes.fromhex(agreement.hash)))
+        sent["agreement_signature"] = armoured(self._identity.sign(_AGREE, bytes.fromhex(agreement.hash)))
         answer = post_document(self._connect(pin), f"/v1/peer/collaborations/{row.id}/acceptance", sent)
-        pin.key.verify(_AGREE, bytes.fromhex(agreement.hash), _bytes(answer.get("agreement_signature")))
+        pin.key.verify(_AGREE, bytes.fromhex(agreement.hash), _raw(answer.get("agreement_signature")))
         self._agree(row, agreement, str(sent["agreement_signature"]), str(answer["agreement_signature"]))
         return agreement
 
@@ -215,11 +217,11 @@ class Collaborations:
         invitation = Invitation.from_document(row.documents["invitation"])
         acceptance = Acceptance.from_document(document.get("acceptance"))
         key = PublicKey.from_text(row.partner_key)
-        key.verify(_ACCEPT, acceptance.encoded(), _bytes(document.get("signature")))
+        key.verify(_ACCEPT, acceptance.encoded(), _raw(document.get("signature")))
         agreement = Agreement.between(invitation, acceptance)
         theirs = document.get("agreement_signature")
-        key.verify(_AGREE, bytes.fromhex(agreement.hash), _bytes(theirs))
-        ours = _text(self._identity.sign(_AGREE, bytes.fromhex(agreement.hash)))
+        key.verify(_AGREE, bytes.fromhex(agreement.hash), _raw(theirs))
+        ours = armoured(self._identity.sign(_AGREE, bytes.fromhex(agreement.hash)))
         if row.state == "agreed" and row.agreement_hash == agreement.hash:
             return {"agreement_hash": agreement.hash, "agreement_signature": ours}
         if row.state != "invited":
@@ -304,7 +306,7 @@ class Collaborations:
         """The 32-byte key both nodes share, from which pair pseudonyms come; None without an agreement."""
         for row in self._store.all():
             if row.partner == partner and row.state == "agreed" and row.sealed_pair_key is not None:
-                return self._keyring.open(row.sealed_pair_key, _aad("pair", row.id))
+                return self._secrets.pair_key(row.id, row.sealed_pair_key)
         return None
 
     def _row(self, collaboration: str) -> CollaborationRow:
@@ -314,17 +316,13 @@ class Collaborations:
         return row
 
     def _party(self, secret: bytes) -> Party:
-        public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
         return Party(
             name=self._name,
             url=self._url,
             key=self._identity.public.to_text(),
-            exchange=_text(public),
+            exchange=armoured(exchange_public(secret)),
             log_vkey=self._ledger.vkey,
         )
-
-    def _seal(self, secret: bytes, what: str, collaboration: str) -> bytes:
-        return self._keyring.seal(secret, _aad(what, collaboration))
 
     def _refuse_second(self, partner: str, key: str) -> None:
         for row in self._store.all():
@@ -341,7 +339,7 @@ class Collaborations:
             raise Misuse("an invitation is a JSON object.", code="malformed_document")
         invitation = Invitation.from_document(document.get("invitation"))
         PublicKey.from_text(invitation.inviter.key).verify(
-            _INVITE, invitation.encoded(), _bytes(document.get("signature"))
+            _INVITE, invitation.encoded(), _raw(document.get("signature"))
         )
         if invitation.invitee.key != self._identity.public.to_text():
             raise Refused("the invitation is for another node's key.", code="not_authorised")
@@ -380,14 +378,14 @@ class Collaborations:
         documents = {
             **row.documents,
             "acceptance": acceptance.document(),
-            "acceptance_signature": _text(self._identity.sign(_ACCEPT, acceptance.encoded())),
+            "acceptance_signature": armoured(self._identity.sign(_ACCEPT, acceptance.encoded())),
         }
         # Kept before it is sent: a retry after a lost answer must send the very same acceptance.
         following = replace(
             row,
             state="accepting",
             documents=documents,
-            sealed_exchange=self._seal(secret, "exchange", row.id),
+            sealed_exchange=self._secrets.seal_exchange(row.id, secret),
             updated_at=self._clock().isoformat(),
         )
         if not self._store.replace(following, was="received"):
@@ -399,8 +397,7 @@ class Collaborations:
             raise Misuse("this collaboration has lost its exchange key.", code="illegal_step")
         me = self._identity.public.to_text()
         other = agreement.other_than(me)
-        secret = self._keyring.open(row.sealed_exchange, _aad("exchange", row.id))
-        pair_key = _pair_key(secret, _bytes(other.exchange), agreement.hash)
+        public = _raw(other.exchange)
         agreed = replace(
             row,
             state="agreed",
@@ -411,7 +408,7 @@ class Collaborations:
                 "signatures": {agreement.of_key(me).name: ours, other.name: theirs},
             },
             sealed_exchange=None,
-            sealed_pair_key=self._seal(pair_key, "pair", row.id),
+            sealed_pair_key=self._secrets.seal_pair_key(row.id, row.sealed_exchange, public, agreement.hash),
             updated_at=self._clock().isoformat(),
         )
         with self._lock:
@@ -471,29 +468,5 @@ class Collaborations:
         }
 
 
-def _pair_key(secret: bytes, public: bytes, agreement_hash: str) -> bytes:
-    try:
-        shared = X25519PrivateKey.from_private_bytes(secret).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
-    except ValueError:
-        raise Tampered("the partner's exchange key is not a usable X25519 point.") from None
-    salt = bytes.fromhex(agreement_hash)
-    return hkdf_sha256(shared, info=b"comity/clean-room/pair-key/v1", salt=salt)
-
-
-def _aad(what: str, collaboration: str) -> bytes:
-    return hashlib.sha256(canonical_json(["clean-room", what, collaboration])).digest()
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _bytes(text: object) -> bytes:
-    if not isinstance(text, str):
-        raise Misuse("a signature or key is missing.", code="malformed_document")
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Misuse("a signature or key is not base64.", code="malformed_document") from None
+def _raw(text: object) -> bytes:
+    return unarmoured(text, "a signature or key", Misuse, "malformed_document")

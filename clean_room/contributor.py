@@ -10,32 +10,30 @@ data leaves, released if the job ends before that.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from clean_room.alignments import Alignment, AlignmentStore
+from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations, PartnerPin
-from clean_room.contributions import Contribution, Finished, Workshop, contribute
+from clean_room.contributions import Workshop, contribute
 from clean_room.datasets import Catalogue
 from clean_room.errors import Misuse, PeerViolation
 from clean_room.group.pool import BlindingPool
-from clean_room.inputs import QueryInput, prepare
-from clean_room.jobs import Job, JobError, JobState, Query, Role, Stage
-from clean_room.noise import NoisePlan, NoiseSource, plan
+from clean_room.inputs import prepare
+from clean_room.jobs import Job, JobError, JobState, Role, Stage
+from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
-from clean_room.protocols.messages import Accept, InputCommitment, Offer, Seal
-from clean_room.protocols.terms import MeasureTerms, Terms, parse_terms
+from clean_room.protocols.messages import Accept, Offer, Seal
+from clean_room.protocols.terms import parse_terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.receipts import Receipt, receipt_body
 from clean_room.rules import AGREED, Asked, MinimumInput
+from clean_room.sessions import Session, message_limit, read_offer, read_time
 from clean_room.storage import ReceiptRow, Store
 from clean_room.transport import Inbox, Manifest, Outbox
 from clean_room.uses import UseRecorder, record_use
@@ -49,47 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ContributorDesk"]
 
-_JOB = re.compile(r"[0-9a-f]{32}")
 _MOST_SESSIONS = 32
-_CIPHERTEXT = 1 << 20
-_HEADER = 1 << 14
-
-
-@dataclass(slots=True)
-class _Session:
-    """One running job. `lock` guards everything that changes."""
-
-    job: str
-    pin: PartnerPin
-    asked: Asked
-    terms: Terms
-    plan: NoisePlan
-    offer: Offer = field(repr=False)
-    offer_digest: str
-    budget_key: BudgetKey
-    reservation: str | None
-    last_contact: datetime
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    inboxes: dict[int, Inbox] = field(default_factory=dict, repr=False)
-    outboxes: dict[int, Outbox] = field(default_factory=dict, repr=False)
-    contribution: Contribution | None = field(default=None, repr=False)
-    given: QueryInput | None = field(default=None, repr=False)
-    commitment: InputCommitment | None = None
-    finished: Finished | None = field(default=None, repr=False)
-    expected: int = 1
-    stage: Stage = Stage.NONE
-    progress: float = 0.0
-    charged: bool = False
-    used: bool = False
-    over: bool = False
-    answer: dict[str, Any] | None = field(default=None, repr=False)
-
-    def drop(self) -> None:
-        """Forget everything heavy."""
-        self.over = True
-        self.inboxes.clear()
-        self.outboxes.clear()
-        self.contribution = self.given = self.finished = None
 
 
 class _Ended(Exception):
@@ -131,7 +89,7 @@ class ContributorDesk:
         self._random = random
         self._silence = silence
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="contributor")
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
     # ── what the partner calls ──────────────────────────────────────────────────────────────────────────
@@ -142,7 +100,7 @@ class ContributorDesk:
         Raises `Refused` with the rule's code (the job is kept as rejected), `PeerViolation` for an offer
         whose terms are not what query and agreement lead to.
         """
-        job, query, raw = _read_offer(document)
+        job, query, raw = read_offer(document)
         digest = hashlib.sha256(raw).hexdigest()
         known = self._session(job)
         if known is not None and known.pin.name == partner and known.offer_digest == digest:
@@ -240,7 +198,7 @@ class ContributorDesk:
                 raise PeerViolation("a job was signed off before it was done.")
             receipt = Receipt.from_document(document.get("receipt"))
             theirs = receipt.body.get("at")
-            at = _read_time(theirs)
+            at = read_time(theirs)
             expected = receipt_body(
                 session.terms,
                 session.asked.query.kind,
@@ -252,7 +210,7 @@ class ContributorDesk:
             if canonical_json(expected) != canonical_json(dict(receipt.body)):
                 raise PeerViolation("the receipt does not describe the run this node took part in.")
             receipt.check_analyst(session.pin.key)
-            _, seal = finished.state.sealed(Seal.from_bytes(_base64(document.get("seal"))))
+            _, seal = finished.state.sealed(Seal.from_bytes(unarmoured(document.get("seal"), "the seal")))
             signed = receipt.countersigned(self._identity)
             if finished.rows is not None and finished.ids is not None:
                 dataset = session.asked.query.partner_dataset
@@ -260,7 +218,7 @@ class ContributorDesk:
             self._charge(session)
             self._file(session, signed)
             session.answer = {
-                "seal": base64.b64encode(seal.to_bytes()).decode(),
+                "seal": armoured(seal.to_bytes()),
                 "contributor_signature": signed.contributor_signature,
                 "budget_left": self._left(session.budget_key),
             }
@@ -324,7 +282,7 @@ class ContributorDesk:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _admit(self, job: str, asked: Asked, pin: PartnerPin, raw: bytes, digest: str) -> _Session:
+    def _admit(self, job: str, asked: Asked, pin: PartnerPin, raw: bytes, digest: str) -> Session:
         AGREED.check(asked)
         dataset = self._catalogue[asked.query.partner_dataset]
         noise = plan(asked, self._noise)
@@ -340,7 +298,7 @@ class ContributorDesk:
         reservation = None
         if noise.epsilon > 0:
             reservation = self._budget.reserve(key, Cost(noise.epsilon, noise.delta), job=job)
-        session = _Session(
+        session = Session(
             job=job,
             pin=pin,
             asked=asked,
@@ -356,7 +314,7 @@ class ContributorDesk:
             self._sessions[job] = session
         return session
 
-    def _begin(self, session: _Session) -> None:
+    def _begin(self, session: Session) -> None:
         query, agreement = session.asked.query, session.asked.agreement
         column = None if query.column is None else session.asked.partners.column(query.column)
         given = prepare(
@@ -390,7 +348,7 @@ class ContributorDesk:
             self._reach(session, Stage.INVITED)
         next(contribution)
 
-    def _continue(self, session: _Session, payload: bytes) -> None:
+    def _continue(self, session: Session, payload: bytes) -> None:
         contribution = session.contribution
         if contribution is None:
             raise _Ended
@@ -406,7 +364,7 @@ class ContributorDesk:
             if session.stage is Stage.CONTRIBUTED:
                 self._reach(session, Stage.TRANSFORMED)
 
-    def _work(self, session: _Session, step: Callable[[_Session], None]) -> None:
+    def _work(self, session: Session, step: Callable[[Session], None]) -> None:
         try:
             if not session.over:
                 step(session)
@@ -420,26 +378,26 @@ class ContributorDesk:
             detail = f"an unexpected {type(error).__name__} ended the job."
             self._end(session, JobState.FAILED, JobError("internal_error", detail))
 
-    def _tick(self, session: _Session, part: float) -> None:
+    def _tick(self, session: Session, part: float) -> None:
         self._alive(session)
         session.progress = part
 
-    def _alive(self, session: _Session) -> None:
+    def _alive(self, session: Session) -> None:
         if session.over:
             raise _Ended
 
-    def _reach(self, session: _Session, stage: Stage) -> None:
+    def _reach(self, session: Session, stage: Stage) -> None:
         session.stage = stage
         self._store.jobs.update(session.job, at=self._now(), stage=stage)
 
-    def _charge(self, session: _Session) -> None:
+    def _charge(self, session: Session) -> None:
         if session.charged:
             return
         if session.reservation is not None:
             self._budget.commit(session.reservation)
         session.charged = True
 
-    def _end(self, session: _Session, state: JobState, error: JobError) -> None:
+    def _end(self, session: Session, state: JobState, error: JobError) -> None:
         with session.lock:
             if session.over:
                 return
@@ -450,7 +408,7 @@ class ContributorDesk:
             self._store.jobs.move(session.job, state, at=self._now(), error=error)
             session.drop()
 
-    def _file(self, session: _Session, receipt: Receipt) -> None:
+    def _file(self, session: Session, receipt: Receipt) -> None:
         query = session.asked.query
         row = ReceiptRow(
             id=receipt.id,
@@ -463,7 +421,7 @@ class ContributorDesk:
         self._record(session, receipt.id)
         self._store.receipts.add(row)
 
-    def _record(self, session: _Session, receipt: str) -> None:
+    def _record(self, session: Session, receipt: str) -> None:
         if session.given is None or session.finished is None:
             return
         record_use(
@@ -484,14 +442,14 @@ class ContributorDesk:
                 return status.remaining.epsilon
         return None
 
-    def _inbox(self, session: _Session, step: int) -> Inbox:
+    def _inbox(self, session: Session, step: int) -> Inbox:
         if step < session.expected and step in session.inboxes:
             return session.inboxes[step]
         if step != session.expected or session.contribution is None:
             raise PeerViolation("a message came out of turn.")
-        return session.inboxes.setdefault(step, Inbox(_limit(session, step)))
+        return session.inboxes.setdefault(step, Inbox(message_limit(session, step)))
 
-    def _running(self, partner: str, job: str) -> _Session:
+    def _running(self, partner: str, job: str) -> Session:
         session = self._session(job)
         if session is None or session.pin.name != partner:
             row = self._store.jobs.get(job)
@@ -503,11 +461,11 @@ class ContributorDesk:
         session.last_contact = self._clock()
         return session
 
-    def _session(self, job: str) -> _Session | None:
+    def _session(self, job: str) -> Session | None:
         with self._lock:
             return self._sessions.get(job)
 
-    def _violations(self, session: _Session) -> _FailOnViolation:
+    def _violations(self, session: Session) -> _FailOnViolation:
         return _FailOnViolation(self, session)
 
     def _now(self) -> str:
@@ -517,7 +475,7 @@ class ContributorDesk:
 class _FailOnViolation:
     """A partner that breaks the protocol ends its job here; the error goes back to it as well."""
 
-    def __init__(self, desk: ContributorDesk, session: _Session) -> None:
+    def __init__(self, desk: ContributorDesk, session: Session) -> None:
         self._desk = desk
         self._session = session
 
@@ -531,45 +489,3 @@ class _FailOnViolation:
 
 def _shown(error: ComityError) -> JobError:
     return JobError(error.code, error.detail, error.advice, error.retryable)
-
-
-def _limit(session: _Session, step: int) -> int:
-    people = sum(session.offer.commitment.sizes)
-    if step == 1:
-        return people * 32 + _HEADER
-    if isinstance(session.terms, MeasureTerms):
-        rows, columns = session.terms.groups
-        return rows * columns * len(session.terms.columns) * _CIPHERTEXT + _HEADER
-    return people * 20 + _HEADER
-
-
-def _read_offer(document: Mapping[str, Any]) -> tuple[str, Query, bytes]:
-    if set(document) != {"job", "query", "offer"}:
-        raise PeerViolation("an offer has missing or unknown members.")
-    job = document["job"]
-    if not isinstance(job, str) or not _JOB.fullmatch(job):
-        raise PeerViolation("an offer's job id is malformed.")
-    try:
-        query = Query.from_document(document["query"])
-    except Misuse as error:
-        raise PeerViolation(error.detail) from None
-    return job, query, _base64(document["offer"])
-
-
-def _base64(text: object) -> bytes:
-    if not isinstance(text, str):
-        raise PeerViolation("a message is missing.")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise PeerViolation("a message is not base64.") from None
-
-
-def _read_time(text: object) -> datetime:
-    try:
-        at = datetime.fromisoformat(str(text))
-    except ValueError:
-        raise PeerViolation("the receipt's time is malformed.") from None
-    if at.tzinfo is None:
-        raise PeerViolation("the receipt's time is malformed.")
-    return at

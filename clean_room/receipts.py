@@ -10,13 +10,13 @@ hash of the body, so both sides file it under the same name.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from clean_room.armour import armoured, unarmoured
 from clean_room.errors import PeerViolation
 from clean_room.protocols.messages import InputCommitment
 from clean_room.protocols.terms import OverlapTerms, Terms
@@ -94,11 +94,11 @@ class Receipt:
     @classmethod
     def by_analyst(cls, body: Mapping[str, Any], output_hash: str, key: SigningKey) -> Receipt:
         """The analyst's half."""
-        return cls(body, output_hash, _text(key.sign(_ANALYST, _whole(body, output_hash))))
+        return cls(body, output_hash, armoured(key.sign(_ANALYST, _whole(body, output_hash))))
 
     def countersigned(self, key: SigningKey) -> Receipt:
         """The receipt with the contributor's signature over the body."""
-        signature = _text(key.sign(_CONTRIBUTOR, canonical_json(dict(self.body))))
+        signature = armoured(key.sign(_CONTRIBUTOR, canonical_json(dict(self.body))))
         return Receipt(self.body, self.output_hash, self.analyst_signature, signature)
 
     def with_contributor(self, signature: object) -> Receipt:
@@ -109,11 +109,11 @@ class Receipt:
 
     def check_analyst(self, key: PublicKey) -> None:
         """Raises `Tampered` unless the analyst's signature holds."""
-        key.verify(_ANALYST, _whole(self.body, self.output_hash), _bytes(self.analyst_signature))
+        key.verify(_ANALYST, _whole(self.body, self.output_hash), _raw(self.analyst_signature))
 
     def check_contributor(self, key: PublicKey) -> None:
         """Raises `Tampered` unless the contributor's signature holds."""
-        key.verify(_CONTRIBUTOR, canonical_json(dict(self.body)), _bytes(self.contributor_signature))
+        key.verify(_CONTRIBUTOR, canonical_json(dict(self.body)), _raw(self.contributor_signature))
 
     def document(self) -> dict[str, Any]:
         return {
@@ -151,12 +151,5 @@ def _whole(body: Mapping[str, Any], output_hash: str) -> bytes:
     return canonical_json({"body": dict(body), "output_hash": output_hash})
 
 
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Tampered("a signature on the receipt is not base64.") from None
+def _raw(text: str) -> bytes:
+    return unarmoured(text, "a signature on the receipt", Tampered)

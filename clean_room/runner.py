@@ -10,7 +10,6 @@ own lineage is not charged.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import threading
@@ -21,6 +20,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clean_room.alignments import Alignment, AlignmentStore
+from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations
 from clean_room.contributions import Workshop
 from clean_room.datasets import Catalogue
@@ -176,9 +176,7 @@ class AnalystRunner:
             raise Misuse("an inquiry begins with an offer.", code="illegal_step")
         self._alive(run)
         run.offered = True
-        run.transport.offer(
-            run.job.id, {"query": run.job.query.document(), "offer": base64.b64encode(offer).decode()}
-        )
+        run.transport.offer(run.job.id, {"query": run.job.query.document(), "offer": armoured(offer)})
         sent = replies = 0
         while True:
             reply = self._reply(run, replies)
@@ -242,12 +240,12 @@ class AnalystRunner:
         half = Receipt.by_analyst(body, output_hash, self._identity)
         # From here the people's data has been used: that is recorded even if the partner never answers.
         self._record(run, given, half, outcome)
-        document = {"receipt": half.document(), "seal": base64.b64encode(seal.to_bytes()).decode()}
+        document = {"receipt": half.document(), "seal": armoured(seal.to_bytes())}
         try:
             answer = run.transport.sign_off(job.id, document)
         except Misuse as error:
             self._explain(run, error)
-        sealing.sealed(Seal.from_bytes(_base64(answer.get("seal"))))
+        sealing.sealed(Seal.from_bytes(unarmoured(answer.get("seal"), "the partner's seal")))
         receipt = half.with_contributor(answer.get("contributor_signature"))
         receipt.check_contributor(self._collaborations.partner(job.query.collaboration).key)
         if outcome.rows is not None and outcome.ids is not None:
@@ -360,10 +358,3 @@ def _shown(error: ComityError) -> JobError:
 
 def _plain(text: object) -> str:
     return text[:500] if isinstance(text, str) and text.isprintable() else ""
-
-
-def _base64(text: object) -> bytes:
-    try:
-        return base64.b64decode(str(text), validate=True)
-    except ValueError:
-        raise PeerViolation("the partner's seal is not base64.") from None

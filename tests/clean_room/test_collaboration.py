@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clean_room.agreements import Agreement, Invitation, Terms
+from consent.encoding import canonical_json
 from privacy.errors import ComityError, Misuse, PeerUnreachable, Refused, Tampered
 from privacy.signing import SigningKey
 
@@ -85,6 +86,46 @@ def test_an_invitation_survives_a_file_and_the_post(two):
     assert two.shop.collaborations.pins() == []
     two.shop.collaborations.accept(received["id"], inviter_key=two.bank.identity.public.to_text())
     assert [p.name for p in two.shop.collaborations.pins()] == ["bank"]
+
+
+def test_an_invitation_that_cannot_be_delivered_is_none(two):
+    two.wire.down = True
+    with pytest.raises(PeerUnreachable):
+        invite(two, deliver=True)
+    assert two.bank.collaborations.pins() == []
+    two.wire.down = False
+    assert invite(two, deliver=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"expires_at": "soon"},
+        {"expires_at": "2999-01-01"},
+        {"id": "../../x"},
+        {"id": "A" * 32},
+        {"inviter": {"name": "b\u00e4nk"}},
+        {"inviter": {"name": "x" * 65}},
+        {"inviter": {"url": "file:///etc/passwd"}},
+        {"inviter": {"url": "http://" + "x" * 600}},
+        {"inviter": {"exchange": "AAAA"}},
+        {"inviter": {"key": "nonsense"}},
+        {"offers": [{"name": "a"}]},
+        {"terms": {"purposes": ["overlap.reach"], "minimum_cell": "50"}},
+    ],
+)
+def test_a_hostile_invitation_is_refused_even_when_properly_signed(two, change):
+    mallory = SigningKey.generate()
+    document = json.loads(json.dumps(invite(two)["invitation"]))
+    document["inviter"] |= {"key": mallory.public.to_text(), "name": "mallory"}
+    for name, value in change.items():
+        document[name] = document[name] | value if name == "inviter" else value
+    signature = mallory.sign("collaboration-invitation", canonical_json(document))
+    signed = {"invitation": document, "signature": base64.b64encode(signature).decode()}
+    before = two.shop.collaborations.show()
+    with pytest.raises(ComityError):
+        two.shop.collaborations.accept(signed)
+    assert two.shop.collaborations.show() == before
 
 
 def test_the_stricter_number_wins_whoever_states_it(two):
