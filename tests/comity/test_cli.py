@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import subprocess
 import sys
@@ -203,24 +204,20 @@ def test_errors_are_one_line_and_advice_without_a_traceback(run: Run) -> None:
     assert done.stderr.startswith("comity: There is no node.toml in nowhere.")
 
 
-def test_serve_refuses_plain_http_beyond_loopback(run: Run, tmp_path: Path) -> None:
-    assert run("init", "open", "--host", "0.0.0.0", "--port", "18441").returncode == 0  # noqa: S104
-    done = run("serve", "open")
-    assert done.returncode == 2
-    assert "TLS" in done.stderr
+def test_serve_refuses_plain_http_beyond_loopback(tmp_path: Path) -> None:
+    assert invoke("init", tmp_path / "open", "--host", "0.0.0.0", "--port", "18441")[0] == 0  # noqa: S104
+    code, _, err = invoke("serve", tmp_path / "open")
+    assert (code, "TLS" in err) == (2, True)
 
 
-def test_serve_says_which_port_is_taken(run: Run, tmp_path: Path) -> None:
-    import socket
-
+def test_serve_says_which_port_is_taken(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        run("init", "node", "--port", port)
-        done = run("serve", "node")
-    assert done.returncode == 2
-    assert f"port {port}" in done.stderr
+        assert invoke("init", tmp_path / "node", "--port", str(port))[0] == 0
+        code, _, err = invoke("serve", tmp_path / "node")
+    assert (code, f"port {port}" in err) == (2, True)
 
 
 def test_ctrl_c_during_init_leaves_nothing(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
+
+from comity.cli import app
+from comity.scaffold import make_node
+from comity.system import system_random, utc_now
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +87,10 @@ def test_nobody_gets_anywhere_without_a_key_or_a_signature(node: Any) -> None:
 def test_a_role_may_do_only_its_own(node: Any) -> None:
     with node.client as admin:
         assert admin.get("/v1/collaborations").status_code == 200
-    token = subprocess.run(
-        [sys.executable, "-c", "from comity.cli import main; main()", "access", "create", "reports",
-         "--role", "analyst", "--dir", str(node.directory)],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+    made = CliRunner().invoke(
+        app, ["access", "create", "reports", "--role", "analyst", "--dir", str(node.directory)]
+    )
+    token = made.stdout.strip()
     with httpx.Client(
         base_url=node.url, headers={"authorization": f"Bearer {token}"}, trust_env=False
     ) as analyst:
@@ -205,38 +207,41 @@ def test_the_description_is_complete(node: Any) -> None:
                 assert operation.get("security"), (method, path)
 
 
-def test_it_stops_in_order_frees_its_port_and_starts_again_after_a_kill(serve: Any, run: Any) -> None:
+def test_it_survives_a_kill_stops_in_order_and_frees_its_port(serve: Any) -> None:
+    killed = serve("bank")
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.process.wait(timeout=30)
     node = serve("bank")
-    port = int(node.url.rpartition(":")[2])
-    done = run("doctor", "bank", "--json")
-    findings = {f["check"]: f for f in json.loads(done.stdout)["findings"]}
-    assert (done.returncode, {f["verdict"] for f in findings.values()}) == (0, {"ok"})
+    assert node.url == killed.url
+    assert httpx.get(f"{node.url}/readyz", trust_env=False).status_code == 200
+    code, out = doctor(node.directory, "--json")
+    findings = {f["check"]: f for f in json.loads(out)["findings"]}
+    assert (code, {f["verdict"] for f in findings.values()}) == (0, {"ok"})
     assert "runs" in findings["port"]["detail"]
-    assert node.stop() == 0
+    os.kill(node.process.pid, signal.SIGINT)
+    assert node.process.wait(timeout=30) == 0
     assert '"event": "stopped"' in node.log
     assert "Traceback" not in node.log
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", port))
-    killed = serve("bank")
-    assert killed.url == node.url
-    os.kill(killed.process.pid, signal.SIGKILL)
-    killed.process.wait(timeout=30)
-    back = serve("bank")
-    assert httpx.get(f"{back.url}/readyz", trust_env=False).status_code == 200
-    os.kill(back.process.pid, signal.SIGINT)
-    assert back.process.wait(timeout=30) == 0
+        again.bind(("127.0.0.1", int(node.url.rpartition(":")[2])))
 
 
-def test_doctor_names_what_is_wrong(run: Any, tmp_path: Path) -> None:
+def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        assert run("init", "bank", "--port", other.getsockname()[1]).returncode == 0
+        port = other.getsockname()[1]
+        make_node(tmp_path / "bank", port=port, clock=utc_now, random=system_random)
         (tmp_path / "bank/keys/identity.key").chmod(0o644)
-        done = run("doctor", "bank")
-    assert done.returncode == 1
-    assert "FAIL  keys" in done.stdout
-    assert "chmod 600" in done.stdout
-    assert "FAIL  port" in done.stdout
-    assert "ok    database" in done.stdout
+        code, out = doctor(tmp_path / "bank")
+    assert code == 1
+    assert "FAIL  keys" in out
+    assert "chmod 600" in out
+    assert "FAIL  port" in out
+    assert "ok    database" in out
+
+
+def doctor(*args: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["doctor", *map(str, args)])
+    return result.exit_code, result.stdout
