@@ -16,7 +16,7 @@ from comity.cli.output import Directory, Json, document, moment, show, table
 if TYPE_CHECKING:
     from comity.access import AccessKeys, ApiKey
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, list and revoke API keys.")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 
 from comity.cli.output import Directory, Json, show, table
 
-app = typer.Typer(no_args_is_help=True, help="Show the privacy budget spent and left.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show the privacy budget spent and left.")
 
 
 @app.callback()

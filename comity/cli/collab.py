@@ -17,7 +17,7 @@ from privacy.errors import BadInput, Misuse
 if TYPE_CHECKING:
     from clean_room.schemas import CollaborationOut
 
-app = typer.Typer(no_args_is_help=True, help="Agree with a partner what may be asked.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Agree with a partner what may be asked.")
 
 Terms = Annotated[
     Path | None,

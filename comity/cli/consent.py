@@ -16,7 +16,11 @@ from comity.cli.person import Email, Phone, Region, identifiers
 if TYPE_CHECKING:
     from consent.ledger import Recorded
 
-app = typer.Typer(no_args_is_help=True, help="Record and look up consents; receipts and proofs of absence.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Record and look up consents; receipts and proofs of absence.",
+)
 
 Purposes = Annotated[
     list[str] | None, typer.Option("--purpose", help="A dotted purpose, as in overlap.reach; repeatable.")

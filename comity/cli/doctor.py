@@ -10,7 +10,7 @@ import typer
 
 from comity.cli.output import Json, document
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _MARKS = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL"}
 

@@ -9,7 +9,7 @@ import typer
 
 from comity.cli.output import Json, show
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

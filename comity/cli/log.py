@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from consent.notes import VerifierKey
     from consent.verify import LogReport, Reader
 
-app = typer.Typer(no_args_is_help=True, help="Verify, show and prove the transparency log.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Verify, show and prove the transparency log."
+)
 
 _EXIT = {"ok": 0, "unreachable": 3, "tampered": 4, "wrong_key": 4, "incomplete": 5, "stale": 6}
 _MOST_BYTES = 32 << 20

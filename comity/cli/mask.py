@@ -12,7 +12,7 @@ from comity.cli.output import Json, show, table
 if TYPE_CHECKING:
     from privacy.masking import Manifest
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clean_room.client import Comity
     from clean_room.schemas import JobOut, QueryIn
 
-app = typer.Typer(no_args_is_help=True, help="Ask how many people two partners share.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Ask how many people two partners share.")
 
 Collaboration = Annotated[
     str | None, typer.Option("--collab", help="Id of the collaboration.", show_default="the only one agreed")
@@ -111,7 +111,7 @@ def preview(
         found = node.preview(asked)
     lines = [
         f"cost          ε = {found.epsilon:g}, δ = {found.delta:g}",
-        f"error bar     ± {found.error_bar} people in total, ± {found.error_bar_cell} a cell, {found.cells} cells",
+        f"error bar     ± {found.error_bar} people in total, ± {found.error_bar_cell} in each of {found.cells} cells",
         f"own people    {found.people} in {found.rows} rows before consent; {found.minimum_input} needed",
         f"to be sent    {found.bytes_sent / 1e6:.1f} MB from this node",
     ]

@@ -13,7 +13,7 @@ __all__ = ["bar", "counter"]
 def counter(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A callback that takes how much is done, and of how much (None while that is unknown)."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda _done, _total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

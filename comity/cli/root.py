@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 import sys
 import traceback
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import typer
-from typer.core import TyperArgument, TyperGroup
-from typer.utils import get_params_from_function
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from privacy.errors import ComityError
@@ -54,7 +52,6 @@ class LazyGroup(TyperGroup):
         if self._listing:
             return click.Command(cmd_name, help=summary)
         command = typer.main.get_command(importlib.import_module(f"comity.cli.{module}").app)
-        _restore_argument_help(command)
         command.name = cmd_name
         if not command.help:
             command.help = summary
@@ -101,19 +98,6 @@ class LazyGroup(TyperGroup):
 
 def _exists(module: str) -> bool:
     return importlib.util.find_spec(f"comity.cli.{module}") is not None
-
-
-def _restore_argument_help(command: click.Command) -> None:
-    # click 8.5 gave arguments a `help` of their own, which overwrites the one this Typer had set.
-    if isinstance(command, click.Group):
-        for child in command.commands.values():
-            _restore_argument_help(child)
-    if command.callback is None:
-        return
-    declared = get_params_from_function(inspect.unwrap(command.callback))
-    for parameter in command.params:
-        if isinstance(parameter, TyperArgument) and not parameter.help and parameter.name in declared:
-            parameter.help = getattr(declared[parameter.name].default, "help", None)
 
 
 def _complain(what: str, advice: str) -> None:

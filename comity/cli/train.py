@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from federated.api import RunView
     from federated.client import TrainingClient
 
-app = typer.Typer(no_args_is_help=True, help="Train a joint model with a partner.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train a joint model with a partner.")
 
 
 def _agreed(node: TrainingClient, collaboration: str | None) -> str:
