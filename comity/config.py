@@ -84,10 +84,14 @@ class PathsConfig:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Curve arithmetic: `blinder` is auto, cryptography or ipp; `workers` processes, 0 for none."""
+    """Curve arithmetic: `blinder` is auto, cryptography or ipp; spread over `workers` processes.
+
+    One worker a core unless told otherwise. With 0 the arithmetic runs inside the node, whose API stands
+    still meanwhile, because the library holds the interpreter's lock.
+    """
 
     blinder: str = "auto"
-    workers: int = 0
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)

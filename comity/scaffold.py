@@ -55,9 +55,9 @@ origin = {origin}
 # datasets = "datasets.toml"
 
 [engine]
-# Curve arithmetic: auto, cryptography or ipp (the extra [fast]). Processes to spread it over, 0 for none.
+# Curve arithmetic: auto, cryptography or ipp (the extra [fast]). Worker processes: one a core by default.
 # blinder = "auto"
-# workers = 0
+# workers = 2
 
 [jobs]
 # threads = 2
