@@ -111,7 +111,8 @@ def preview(
         found = node.preview(asked)
     lines = [
         f"cost          ε = {found.epsilon:g}, δ = {found.delta:g}",
-        f"error bar     ± {found.error_bar} people in total, ± {found.error_bar_cell} in each of {found.cells}",
+        f"error bar     ± {found.error_bar} people in total",
+        f"              ± {found.error_bar_cell} in each of {found.cells} cells",
         f"own people    {found.people} in {found.rows} rows before consent; {found.minimum_input} needed",
         f"to be sent    {found.bytes_sent / 1e6:.1f} MB from this node",
     ]
