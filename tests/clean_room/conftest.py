@@ -225,6 +225,7 @@ values = ["young", "middle", "old"]
 [datasets.customers.segments]
 adults_40 = "age >= 40"
 nobody = "age > 200"
+old = "age > 70"
 """
 SHOP_DATASETS = """
 [datasets.shoppers]
@@ -237,6 +238,8 @@ upper = 500
 [datasets.shoppers.dimensions.spender]
 sql = "CASE WHEN spend < 300 THEN 'low' ELSE 'high' END"
 values = ["low", "high"]
+[datasets.shoppers.segments]
+spenders = "spend > 900"
 """
 
 

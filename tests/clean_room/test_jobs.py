@@ -50,18 +50,19 @@ def test_cancelling_ends_both_sides_and_gives_the_budget_back(pair, where):
     assert pair.bank.service.cancel(job.id).state == "cancelled"
 
 
-def test_a_use_that_was_cut_short_after_the_answer_left_is_recorded(fresh):
-    reached, go_on = pause_at(fresh, "/receipt")
-    job = fresh.bank.service.submit(fresh.query(), principal="ana")
+def test_a_use_that_was_cut_short_after_the_answer_left_is_recorded(pair):
+    before = spent(pair.shop)
+    reached, go_on = pause_at(pair, "/receipt")
+    job = pair.bank.service.submit(pair.query(), principal="ana")
     assert reached.wait(20)
-    fresh.shop.service.cancel(job.id)
+    pair.shop.service.cancel(job.id)
     go_on.set()
-    assert fresh.shop.wait(job.id).state == "cancelled"
-    ended = fresh.bank.wait(job.id)
+    assert pair.shop.wait(job.id).state == "cancelled"
+    ended = pair.bank.wait(job.id)
     assert (ended.state, ended.error.code) == ("failed", "peer_cancelled")
-    assert spent(fresh.shop) == (0.0, 1.0)
-    for node in (fresh.shop, fresh.bank):
-        ((_, use),) = node.ledger.receipts()
+    assert spent(pair.shop) == (before[0], before[1] + 1.0)
+    for node in (pair.shop, pair.bank):
+        ((_, use),) = node.ledger.receipts(limit=1)
         assert use.job == job.id
 
 

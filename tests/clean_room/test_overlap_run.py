@@ -69,7 +69,7 @@ def test_the_noisy_answer_lies_in_its_range_and_the_interval_is_not_a_point(make
     assert job.result["budget_left"] == 4.0
 
 
-def test_small_cells_are_hidden_together_so_that_none_can_be_subtracted(fresh):
+def test_small_cells_are_hidden_together_and_a_small_total_does_not_tell_none_from_few(fresh):
     fresh.agree_anew(minimum_cell=35)
     job = fresh.bank.run(fresh.query(dimensions=("age_band",), partner_dimensions=("spender",)))
     hidden = [c for c in job.result["cells"] if c["suppressed"]]
@@ -78,9 +78,6 @@ def test_small_cells_are_hidden_together_so_that_none_can_be_subtracted(fresh):
     assert all(c["value"] is None and c["ci95"] is None for c in hidden)
     left = job.result["value"] - sum(c["value"] or 0 for c in job.result["cells"])
     assert left >= 35
-
-
-def test_a_small_overlap_is_suppressed_and_does_not_tell_none_from_few(fresh):
     fresh.agree_anew(minimum_cell=201)
     few = fresh.bank.run(fresh.query()).result
     assert (few["value"], few["ci95"], few["rate"], few["suppressed"]) == (None, None, None, True)
@@ -119,12 +116,14 @@ def test_both_ledgers_hold_the_use_and_prove_who_was_not_in_it(fresh):
     verify_absence(proof, use.set_root, fresh.shop.ledger.member_leaf(job.receipt_id, kind, canonical))
 
 
-def test_only_the_contributor_is_charged(fresh):
-    fresh.bank.run(fresh.query())
-    (status,) = fresh.shop.service.budgets()
+def test_only_the_contributor_is_charged(pair):
+    before = pair.bank.service.budgets()
+    pair.bank.run(pair.query())
+    (status,) = pair.shop.service.budgets()
     assert (status.key.lineage, status.key.partner) == ("shop-people", "bank")
-    assert (status.committed.epsilon, status.reserved.epsilon) == (1.0, 0.0)
-    assert fresh.bank.service.budgets() == []
+    assert status.reserved.epsilon == 0
+    assert status.committed.epsilon >= 1
+    assert pair.bank.service.budgets() == before
 
 
 def test_a_question_below_the_agreed_epsilon_costs_what_it_asks_for(pair):
