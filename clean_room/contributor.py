@@ -366,8 +366,9 @@ class ContributorDesk:
 
     def _work(self, session: Session, step: Callable[[Session], None]) -> None:
         try:
-            if not session.over:
-                step(session)
+            with session.working:
+                if not session.over:
+                    step(session)
         except _Ended:
             pass
         except Refused as error:

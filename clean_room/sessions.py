@@ -31,7 +31,8 @@ _HEADER = 1 << 14
 
 @dataclass(slots=True)
 class Session:
-    """One running job, in memory only. `lock` guards everything that changes."""
+    """One running job, in memory only. `lock` guards everything that changes; `working` lets one step of the
+    protocol run at a time, as a quick partner answers while this side still prepares its own points."""
 
     job: str
     pin: PartnerPin
@@ -44,6 +45,7 @@ class Session:
     reservation: str | None
     last_contact: datetime
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    working: threading.Lock = field(default_factory=threading.Lock, repr=False)
     inboxes: dict[int, Inbox] = field(default_factory=dict, repr=False)
     outboxes: dict[int, Outbox] = field(default_factory=dict, repr=False)
     contribution: Contribution | None = field(default=None, repr=False)
