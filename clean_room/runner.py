@@ -38,7 +38,7 @@ from clean_room.receipts import Receipt, receipt_body
 from clean_room.results import released
 from clean_room.rules import AGREED, MinimumInput
 from clean_room.storage import ReceiptRow, Store
-from clean_room.transport import JobTransport, Manifest
+from clean_room.transport import MAX_DOCUMENT, JobTransport, Manifest
 from clean_room.uses import UseRecorder, record_use
 from consent.encoding import canonical_json
 from privacy.errors import BudgetExhausted, ComityError, Refused
@@ -215,7 +215,8 @@ class AnalystRunner:
             replies = state.get("replies")
             document = replies.get(str(number)) if isinstance(replies, Mapping) else None
             if document is not None:
-                manifest = Manifest.from_document(document, limit=_REPLY_LIMIT)
+                limit = MAX_DOCUMENT if number == 0 else _REPLY_LIMIT
+                manifest = Manifest.from_document(document, limit=limit)
                 try:
                     return run.transport.fetch(run.job.id, number, manifest)
                 except Misuse as error:
