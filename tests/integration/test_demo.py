@@ -222,27 +222,30 @@ def pooled_auc(run: Run, index: int) -> tuple[float, float, int]:
             request, name = found.request, found.id
     keys = [mobile_of(text) for text in rows["bank"]["mobile"]]
     assert keys == [mobile_of(text) for text in rows["shop"]["mobile"]], "row i is one person on both sides"
-    usable = run.shared("model.credit", after=index == 1)
-    live = np.array([key in usable for key in keys])
+    gone = run.gone() if index == 1 else set()
+    # Each node uses the rows its own ledger allows; where only the shop's refuses, its columns are zero.
+    live = {
+        side: np.array([key in run.granted(side, "model.credit") - gone for key in keys]) for side in SIDES
+    }
     label = rows["bank"]["default-payment-next-month"].to_numpy()
-    features = {
-        side: rows[side].select(pl.exclude("default-payment-next-month")).select(
-            pl.col("^(LIMIT_BAL|SEX|AGE|EDUCATION_.|MARRIAGE_.|PAY_.*|BILL_.*)$")
-        ).to_numpy().astype(float)
-        for side in SIDES
-    }  # fmt: skip
     split = Partition.of(name, len(keys), request["test_fraction"])
-    train, test = (part[live[part]] for part in (split.train, split.test))
+    columns = {}
+    for side in SIDES:
+        raw = rows[side].select(
+            pl.col("^(LIMIT_BAL|SEX|AGE|EDUCATION_.|MARRIAGE_.|PAY_.*|BILL_.*)$")
+        ).to_numpy().astype(float)  # fmt: skip
+        seen = raw[split.train][live[side][split.train]]
+        scale = seen.std(axis=0)
+        columns[side] = (raw - seen.mean(axis=0)) / np.where(scale > 0, scale, 1.0) * live[side][:, None]
+    train, test = (part[live["bank"][part]] for part in (split.train, split.test))
 
-    def auc(columns: np.ndarray) -> float:
-        mean, scale = columns[train].mean(axis=0), columns[train].std(axis=0)
-        scaled = (columns - mean) / np.where(scale > 0, scale, 1.0)
+    def auc(scaled: np.ndarray) -> float:
         model = LogisticRegression(C=1 / request["l2"], max_iter=5_000, tol=1e-8).fit(
             scaled[train], label[train]
         )
         return float(roc_auc_score(label[test], model.decision_function(scaled[test])))
 
-    return auc(np.hstack([features["bank"], features["shop"]])), auc(features["bank"]), len(keys)
+    return auc(np.hstack([columns["bank"], columns["shop"]])), auc(columns["bank"]), len(keys)
 
 
 def test_the_joint_model_is_as_good_as_one_on_pooled_plain_data(run: Run) -> None:
