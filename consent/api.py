@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from consent import schemas
 from consent.encoding import from_micros
@@ -76,8 +78,16 @@ class _CarefulRoute(APIRoute):
             declared = request.headers.get("content-length", "0")
             if declared.isdigit() and int(declared) > MAX_BODY:
                 raise TooLarge(f"A request body is at most {MAX_BODY} bytes.")
+            limited = _LimitedRequest(request.scope, request.receive)
+            # Read here: what fails while FastAPI reads a body comes out as its own answer.
+            await limited.body()
             try:
-                return await inner(_LimitedRequest(request.scope, request.receive))
+                return await inner(limited)
+            except HTTPException as error:
+                # Any other failure of the JSON reader (not UTF-8, nested too deeply) has this form.
+                if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+                    raise BadInput("The request body cannot be read as JSON.") from None
+                raise
             except RequestValidationError as error:
                 wrong = "; ".join(f"{_place(found)}: {found['type']}" for found in list(error.errors())[:5])
                 raise BadInput(f"The request does not have the expected shape ({wrong[:300]}).") from None

@@ -215,7 +215,8 @@ class Feed:
             items.append(
                 FeedItem(
                     row.seq, row.idx, proof.entry, proof.path,
-                    EventType(row.type), tuple(json.loads(row.purposes)), row.effective_at, {kind: tuple(found) for kind, found in pseudonyms.items()},
+                    EventType(row.type), tuple(json.loads(row.purposes)), row.effective_at,
+                    {kind: tuple(found) for kind, found in pseudonyms.items()},
                 )
             )  # fmt: skip
         return FeedBatch(

@@ -23,7 +23,7 @@ from privacy.errors import BadInput
 
 __all__ = ["ConsentGate", "GateEvidence", "GateResult"]
 
-_NEVER = 1 << 31  # a tree version that never comes: such a purpose can only restrict
+_NEVER = (1 << 31) - 1  # a tree version that never comes: such a purpose can only restrict
 
 
 @dataclass(frozen=True, slots=True)

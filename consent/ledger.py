@@ -310,16 +310,15 @@ class Ledger:
                 keys = [StandingKey(p, who, handle) for p in ancestry(purpose) for who in (partner, "*")]
                 state = {(k.purpose, k.partner): s for k, s in view.standings(keys).items()}
             decision = decide(state, purpose, partner, moment, self.policy)
-            if decision.allowed:
-                key = self.pair_keys.pair_key(partner) if self.pair_keys else None
-                rows = [] if key is None else view.restrictions(partner, kind, ancestry(purpose))
-                if key is not None and rows:
-                    pseudonym = KeyedHash(key, kind)(identifier)
-                    rows = [r for r in rows if r.pseudonym == pseudonym and (r.restricted_at or 0) <= moment]
-                    if restricted_purposes(rows, purpose):
-                        return Decision(
-                            False, Reason.RESTRICTED_BY_PARTNER, rows[0].restricted_at, rows[0].idx
-                        )
+            rows = view.restrictions(partner, kind, ancestry(purpose)) if decision.allowed else []
+        rows = [row for row in rows if (row.restricted_at or 0) <= moment]
+        if rows:
+            key = self.pair_keys.pair_key(partner) if self.pair_keys else None
+            pseudonym = KeyedHash(key, kind)(identifier) if key else None
+            # No pair key any more means no way to tell who opted out over there: nobody passes.
+            mine = [row for row in rows if pseudonym is None or row.pseudonym == pseudonym]
+            if restricted_purposes(mine, purpose):
+                return Decision(False, Reason.RESTRICTED_BY_PARTNER, mine[0].restricted_at, mine[0].idx)
         return decision
 
     def standings(self, identifier: bytes, kind: str) -> dict[StateKey, Standing]:

@@ -7,6 +7,7 @@ receiver and says up to where, and since when, it enforces.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,6 +24,7 @@ MAX_BATCH = 4 << 20  # bytes
 MAX_ITEMS = 1_000
 MAX_PSEUDONYMS = 32
 ACK_CONTEXT = "delivery-ack"
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _TYPES = {t.value for t in (*GRANTING, *RESTRICTING)}
 
 
@@ -85,7 +87,9 @@ class FeedItem:
         for kind, values in pseudonyms.items():
             if not isinstance(values, list) or not 1 <= len(values) <= MAX_PSEUDONYMS:
                 raise _wrong("an item needs pseudonyms")
-            found[_text(kind, "a kind", 32)] = tuple(from_base64(v, size=32) for v in values)
+            if _KIND.fullmatch(kind) is None:
+                raise _wrong("a kind of identifier is not a name")
+            found[kind] = tuple(from_base64(v, size=32) for v in values)
         return cls(
             integer_from(body["seq"]),
             integer_from(body["index"]),

@@ -93,7 +93,7 @@ class PurposePolicy:
             raise BadInput("The purpose policy is not valid YAML.") from None
         if not isinstance(document, dict) or set(document) != {"policy", "version", "purposes", "notices"}:
             raise BadInput("A purpose policy has exactly: policy, version, purposes, notices.")
-        version = _version(document["version"], 1 << 31, "version")
+        version = _version(document["version"], 1_000_000, "version")
         purposes = {p.name: p for p in _purposes(document["purposes"], "", 0, version)}
         if not purposes:
             raise BadInput("A purpose policy needs a purpose.")

@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from consent.events import EVERY_PARTNER, RESTRICTING, EventType
-from consent.purposes import PurposePolicy, ancestry
+from consent.purposes import EVERY_PURPOSE, PurposePolicy, ancestry
 
 __all__ = ["Decision", "Fact", "Reason", "Standing", "StateKey", "decide", "fold", "step"]
 
@@ -142,8 +142,8 @@ def decide(
             if s.restricted_at is not None:
                 found = (s.restricted_at, s.restricted_index or 0)
                 restricted = max(restricted or found, found)
-            if s.granted_at is None or s.granted_at > at:
-                continue
+            if s.granted_at is None or s.granted_at > at or above == EVERY_PURPOSE:
+                continue  # nobody agrees to everything
             if (s.granted_version or 0) < policy.oldest_grant(wanted, above):
                 uncovered = True
                 continue

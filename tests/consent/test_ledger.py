@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from datetime import timedelta
 
@@ -146,7 +147,7 @@ def test_appends_of_every_width_stay_consistent_with_each_other(ledger, node):
     for count in (1, 2, 250, 3, 1, 255, 256, 257, 1):
         ledger.record([grant([("email", b"p%d" % next(people))], "overlap.reach") for _ in range(count)])
         seen.append(ledger.head())
-    for old, new in zip(seen, seen[1:], strict=False):
+    for old, new in itertools.pairwise(seen):
         verify_consistency(old.size, new.size, old.root, new.root, ledger.log.consistency(old.size, new.size))
         assert verify_log(directory_reader(node.folder / "log"), ledger.key, known=old).ok
     for index in random.Random(1).sample(range(ledger.head().size), 40):

@@ -162,7 +162,7 @@ ENGINE = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
 metadata.create_all(ENGINE)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(FACTS, min_size=1, max_size=6), PURPOSES, st.integers(0, 12))
 def test_the_sql_answer_is_the_pure_answer(histories, purpose, at):
     store = SqlStore(ENGINE)

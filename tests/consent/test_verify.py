@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from consent.checkpoint import open_checkpoint, sign_checkpoint
 from consent.encoding import Leaf
-from consent.events import grant, withdraw
+from consent.events import grant
 from consent.feed import Feed
 from consent.notes import NoteSigner, VerifierKey
 from consent.tiles import encode_bundle
@@ -186,17 +186,18 @@ def test_a_log_is_read_over_http_the_same_way(published):
 
 
 CHANGES = {
-    "a leaf": "UPDATE consent_entries SET leaf = (SELECT leaf FROM consent_entries WHERE idx = 3) WHERE idx = 4",
+    "a leaf": "UPDATE consent_entries "
+    "SET leaf = (SELECT leaf FROM consent_entries WHERE idx = 3) WHERE idx = 4",
     "a missing entry": "DELETE FROM consent_entries WHERE idx = 4",
-    "an extra entry": "INSERT INTO consent_entries (idx, leaf, side) SELECT 100000, leaf, side FROM consent_entries "
-    "WHERE idx = 2",
+    "an extra entry": "INSERT INTO consent_entries (idx, leaf, side) SELECT 100000, leaf, side "
+    "FROM consent_entries WHERE idx = 2",
     "a tile": "UPDATE consent_tiles SET hashes = (SELECT root FROM consent_head) WHERE level = 0",
     "the head": "UPDATE consent_head SET size = size - 1",
     "a payload": "UPDATE consent_side SET sealed = (SELECT sealed FROM consent_side WHERE first_index = 2) "
     "WHERE first_index = 3",
     "a missing payload": "DELETE FROM consent_side WHERE first_index = 3",
-    "whose payload it is": "UPDATE consent_side SET subject = (SELECT subject FROM consent_side WHERE first_index = 2) "
-    "WHERE first_index = 3",
+    "whose payload it is": "UPDATE consent_side SET subject = (SELECT subject FROM consent_side "
+    "WHERE first_index = 2) WHERE first_index = 3",
     "a restriction undone": "UPDATE consent_state SET restricted_at = NULL WHERE restricted_at IS NOT NULL",
     "a grant moved": "UPDATE consent_state SET granted_at = granted_at + 1",
     "a grant removed": "DELETE FROM consent_state WHERE granted_index = 3",

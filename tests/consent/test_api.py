@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pyarrow as pa
+import pytest
+from fastapi import FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse
+from fastapi.testclient import TestClient
+
+from consent.api import MAX_BODY, create_router
+from consent.events import withdraw
+from consent.feed import Feed
+from consent.gate import ConsentGate
+from consent.proofs import from_base64
+from consent.receipts import AbsenceProof, ReceiptProof, UseReceipt, verify_absence
+from consent.verify import url_reader, verify_log
+from privacy.errors import ComityError
+
+
+class HeaderGuards:
+    """Guards that believe a header: what they stand for is tested where it lives."""
+
+    def role(self, *roles):
+        def check(x_role: str = Header("")):
+            if x_role not in (*roles, "admin"):
+                raise HTTPException(403)
+            return x_role
+
+        return check
+
+    def partner(self):
+        def check(x_partner: str = Header("")):
+            if not x_partner:
+                raise HTTPException(401)
+            return x_partner
+
+        return check
+
+
+def serve(ledger, feed):
+    app = FastAPI()
+    app.include_router(create_router(ledger, feed, HeaderGuards()))
+
+    @app.exception_handler(ComityError)
+    def problem(_: Request, error: ComityError):
+        return JSONResponse({"code": error.code, "detail": str(error)}, status_code=400)
+
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(pair):
+    return serve(pair.shop, pair.shop_feed)
+
+
+STEWARD = {"x-role": "data_steward"}
+GRANT = {
+    "email": "Ann@Example.org", "phone": "138 0013 8000", "decision": "grant",
+    "purpose": "overlap.reach", "partner": "bank",
+}  # fmt: skip
+
+
+def test_a_decision_is_recorded_asked_for_and_taken_back(client):
+    done = client.post("/v1/consents", json={"decisions": [GRANT]}, headers=STEWARD)
+    assert done.status_code == 201 and done.json()["count"] == 1
+    question = {"email": "ann@example.org", "purpose": "overlap.reach", "partner": "bank"}
+    assert client.post("/v1/consents/check", json=question, headers=STEWARD).json()["allowed"] is True
+    out = client.post("/v1/optouts", json={"people": [{"phone": "+86 13800138000"}]}, headers=STEWARD)
+    assert out.status_code == 201
+    answer = client.post("/v1/consents/check", json=question, headers=STEWARD).json()
+    assert answer["allowed"] is False and answer["reason"] == "restricted"
+    status = client.get("/v1/optouts/status", headers=STEWARD).json()["partners"]
+    assert [(p["partner"], p["queued"], p["enforced"]) for p in status] == [("bank", 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/consents", {"decisions": [GRANT]}),
+        ("POST", "/v1/optouts", {"people": [{"email": "a@b.example"}]}),
+        ("POST", "/v1/consents/check", {}),
+        ("GET", "/v1/optouts/status", None),
+        ("GET", "/v1/receipts", None),
+        ("GET", "/v1/receipts/x", None),
+        ("POST", "/v1/receipts/x/absence", {}),
+        ("GET", "/v1/purposes", None),
+        ("POST", "/v1/peer/feed", {}),
+        ("GET", "/v1/peer/feed", None),
+    ],
+)
+def test_everything_but_the_log_asks_who_calls(client, pair, method, path, body):
+    size = pair.shop.head().size
+    assert client.request(method, path, json=body).status_code in (401, 403)
+    assert client.request(method, path, json=body, headers={"x-role": "nobody"}).status_code in (401, 403)
+    assert pair.shop.head().size == size
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"\xff", b"[]", b"null", b'{"decisions":[]}',
+        json.dumps({"decisions": [{**GRANT, "decision": "SECRETVALUE"}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "SECRETVALUE": 1}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "email": ["SECRETVALUE"]}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "email": "SECRETVALUE"}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "email": None, "phone": None}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "purpose": "SECRET.VALUE"}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "purpose": "overlap.SECRETVALUE"}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "purpose_version": 99}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "effective_at": "2199-01-01T00:00:00Z"}]}).encode(),
+        json.dumps({"decisions": [{**GRANT, "effective_at": "2020-01-01T00:00:00"}]}).encode(),
+        json.dumps({"decisions": [GRANT] * 10_001}).encode(),
+    ],
+)  # fmt: skip
+def test_malformed_requests_change_nothing_and_are_not_quoted(client, pair, body):
+    size = pair.shop.head().size
+    answer = client.post(
+        "/v1/consents", content=body, headers={**STEWARD, "content-type": "application/json"}
+    )
+    assert answer.status_code in (400, 422) and "code" in answer.json()
+    assert "SECRET" not in answer.text and "example.org" not in answer.text.lower()
+    assert pair.shop.head().size == size
+
+
+def test_huge_bodies_are_refused_whether_announced_or_not(client):
+    huge = b" " * (MAX_BODY + 1)
+    for path, headers in (("/v1/consents", STEWARD), ("/v1/peer/feed", {"x-partner": "bank"})):
+        assert client.post(path, content=huge, headers=headers).json()["code"] == "too_large"
+        pieces = (huge[i : i + 65_536] for i in range(0, len(huge), 65_536))
+        assert client.post(path, content=pieces, headers=headers).json()["code"] == "too_large"
+
+
+def test_the_feed_works_over_http(pair, make_node):
+    bank = serve(pair.bank, pair.bank_feed)
+    from consent.peers import PeerResponse
+
+    class Line:
+        partner = "bank"
+
+        def request(self, method, path, *, body=b"", content_type="", timeout=30.0):
+            answer = bank.request(method, path, content=body, headers={"x-partner": "shop"})
+            assert answer.status_code == 200
+            return PeerResponse(200, answer.headers, answer.content)
+
+    pair.shop.record([withdraw([("email", b"ann@example.org")])])
+    assert Feed(pair.shop, signing_key=pair.shop_node.key).pump(Line()).acknowledged == 1
+    assert (
+        bank.post("/v1/peer/feed", content=b"{}", headers={"x-partner": "shop"}).json()["code"]
+        == "feed_malformed"
+    )
+    position = bank.get("/v1/peer/feed", headers={"x-partner": "shop"}).json()
+    assert position["seq"] == 1
+
+
+def test_the_published_log_verifies_over_http_and_serves_nothing_else(client, pair):
+    pair.shop.record([withdraw([("email", b"%d" % i)]) for i in range(300)])
+
+    def get(url):
+        answer = client.get(url.removeprefix("http://shop.example"))
+        return answer.status_code, answer.content
+
+    assert verify_log(url_reader("http://shop.example/log", get), pair.shop.key).ok
+    checkpoint = client.get("/log/checkpoint")
+    assert checkpoint.headers["content-type"] == "text/plain; charset=utf-8"
+    tile = client.get("/log/tile/0/000")
+    assert (
+        tile.headers["content-type"] == "application/octet-stream"
+        and "immutable" in tile.headers["cache-control"]
+    )
+    for path in (
+        "",
+        ".lock",
+        "tile/0/999",
+        "tile/0/../../../etc/passwd",
+        "..%2f..%2fcomity.db",
+        "tile/0/000.p/0",
+    ):
+        assert client.get("/log/" + path).status_code == 404
+
+
+def test_receipts_and_absence_proofs_are_served_and_checkable(client, pair):
+    client.post("/v1/consents", json={"decisions": [GRANT]}, headers=STEWARD)
+    gated = ConsentGate(pair.shop).filter(
+        "email", pa.array([b"ann@example.org"]), purpose="overlap.reach", partner="bank"
+    )
+    receipt = UseReceipt(
+        "r-1", "overlap", "overlap.reach", "c", "j", None, "bank", gated.evidence, "", "", pair.shop.clock()
+    )
+    pair.shop.record_use(receipt, gated.members)
+    page = client.get("/v1/receipts", params={"limit": 1}, headers=STEWARD).json()
+    assert page["receipts"][0]["receipt"]["id"] == "r-1" and page["next"] is not None
+    assert (
+        client.get("/v1/receipts", params={"before": page["next"]}, headers=STEWARD).json()["receipts"] == []
+    )
+    proof = ReceiptProof.from_dict(client.get("/v1/receipts/r-1", headers=STEWARD).json())
+    proof.verify(pair.shop.key)
+    absent = client.post(
+        "/v1/receipts/r-1/absence", json={"email": "bob@example.org"}, headers=STEWARD
+    ).json()
+    verify_absence(
+        AbsenceProof.from_dict(absent["proof"]), proof.receipt.set_root, from_base64(absent["leaf"])
+    )
+    assert base64.b64decode(absent["leaf"])
+    for person, code in (
+        ({"email": "ann@example.org"}, "member_present"),
+        ({"phone": "13800138000"}, "wrong_key_kind"),
+    ):
+        refused = client.post("/v1/receipts/r-1/absence", json=person, headers=STEWARD).json()
+        assert refused["code"] == code
+    assert client.get("/v1/receipts/none", headers=STEWARD).json()["code"] == "unknown_receipt"
+
+
+def test_the_api_describes_itself(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {
+        "/v1/consents",
+        "/v1/consents/check",
+        "/v1/optouts",
+        "/v1/optouts/status",
+        "/v1/peer/feed",
+    } <= set(paths)
+    assert client.get("/v1/purposes", headers=STEWARD).json()["version"] == 1
