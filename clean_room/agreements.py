@@ -191,13 +191,12 @@ class Terms(_Document):
     epsilon_per_query: float = 1.0
     delta_per_query: float = 1e-6
     epsilon_per_month: float = 10.0
-    consent_lease_seconds: float = 5.0
     approval: Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         positive = (self.epsilon_per_query, self.delta_per_query, self.epsilon_per_month)
-        if not all(math.isfinite(n) and n > 0 for n in (*positive, self.consent_lease_seconds)):
-            raise Misuse("epsilon, delta and lease must be finite and above 0.", code="malformed_document")
+        if not all(math.isfinite(n) and n > 0 for n in positive):
+            raise Misuse("epsilon and delta must be finite and above 0.", code="malformed_document")
         if self.delta_per_query >= 0.1 or self.epsilon_per_query > 20:
             raise Misuse(
                 "epsilon or delta per query is too large to protect anyone.", code="malformed_document"
@@ -249,7 +248,6 @@ class Terms(_Document):
             epsilon_per_query=min(self.epsilon_per_query, other.epsilon_per_query),
             delta_per_query=min(self.delta_per_query, other.delta_per_query),
             epsilon_per_month=min(self.epsilon_per_month, other.epsilon_per_month),
-            consent_lease_seconds=min(self.consent_lease_seconds, other.consent_lease_seconds),
         )
 
 

@@ -10,7 +10,6 @@ ComityError
 │   ├── DifferencingRisk    the question differs too little from an earlier one
 │   ├── RuleMismatch        the partners hold different collaborations
 │   ├── ProfileMismatch     the partners normalise identifiers differently
-│   ├── ConsentStale        the consent evidence is older than the lease allows
 │   └── BoundsExceeded      a sum could leave the range in which it is exact
 ├── PeerViolation
 ├── PeerUnreachable
@@ -37,7 +36,6 @@ __all__ = [
     "BoundsExceeded",
     "BudgetExhausted",
     "ComityError",
-    "ConsentStale",
     "DifferencingRisk",
     "EngineUnavailable",
     "IllegalStep",
@@ -87,12 +85,6 @@ class ProfileMismatch(Refused):
     """The two partners would normalise identifiers differently, and so never match."""
 
     code = "profile_mismatch"
-
-
-class ConsentStale(Refused):
-    """The consent evidence offered is older than the collaboration's lease."""
-
-    code = "consent_stale"
 
 
 class BoundsExceeded(Refused):

@@ -25,7 +25,6 @@ from comity.errors import ConfigError
 __all__ = [
     "CONFIG_FILE",
     "BudgetConfig",
-    "ConsentConfig",
     "DatabaseConfig",
     "EngineConfig",
     "JobsConfig",
@@ -111,13 +110,6 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ConsentConfig:
-    """A partner whose newest checkpoint is older than the lease is denied."""
-
-    lease_seconds: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
 class PeersConfig:
     """Talking to partners: seconds and bytes."""
 
@@ -140,7 +132,6 @@ class NodeConfig:
     engine: EngineConfig = EngineConfig()
     jobs: JobsConfig = JobsConfig()
     budget: BudgetConfig = BudgetConfig()
-    consent: ConsentConfig = ConsentConfig()
     peers: PeersConfig = PeersConfig()
 
     @property
@@ -384,12 +375,6 @@ def _check(config: NodeConfig, source: _Source) -> None:
     need(0.01 <= config.jobs.feed_seconds <= 60, "jobs", "feed_seconds", "must be between 0.01 and 60")
     need(0 < config.budget.epsilon < 1e6, "budget", "epsilon", "must be above 0")
     need(0 <= config.budget.delta < 1, "budget", "delta", "must be at least 0 and below 1")
-    need(
-        0 < config.consent.lease_seconds <= 86400,
-        "consent",
-        "lease_seconds",
-        "must be above 0, at most a day",
-    )
     need(
         0 < config.peers.timeout_seconds <= 3600,
         "peers",

@@ -68,10 +68,6 @@ origin = {origin}
 # epsilon = 8.0
 # delta = 1e-4
 
-[consent]
-# A partner whose newest checkpoint is older than this is denied.
-# lease_seconds = 5.0
-
 [peers]
 # timeout_seconds = 30.0
 # clock_skew_seconds = 60.0

@@ -2,7 +2,7 @@
 
     Misuse          UnknownPurpose, UnknownPartner, UnknownReceipt
     BadInput        TooLarge
-    Refused         ConsentStale, MemberPresent
+    Refused         MemberPresent
     PeerViolation   FeedGap, FeedConflict
     Tampered        InvalidProof, InvalidNote, RolledBack
     StorageError    HeadMoved
@@ -15,7 +15,6 @@ from __future__ import annotations
 from privacy.errors import BadInput, Misuse, PeerViolation, Refused, StorageError, Tampered
 
 __all__ = [
-    "ConsentStale",
     "FeedConflict",
     "FeedGap",
     "HeadMoved",
@@ -52,12 +51,6 @@ class TooLarge(BadInput):
     """The request is larger than this node reads."""
 
     code = "too_large"
-
-
-class ConsentStale(Refused):
-    """Nobody in the input may be used for this purpose with this partner now."""
-
-    code = "consent_stale"
 
 
 class MemberPresent(Refused):

@@ -148,7 +148,6 @@ numbers = st.builds(
     minimum_cell=st.integers(1, 500),
     epsilon_per_query=st.floats(0.01, 10),
     epsilon_per_month=st.floats(0.01, 100),
-    consent_lease_seconds=st.floats(0.1, 60),
 )
 
 

@@ -39,8 +39,6 @@ def test_every_section_is_read() -> None:
         workers = 2
         [budget]
         epsilon = 3
-        [consent]
-        lease_seconds = 2.5
         """
     )
     assert config.public_url == "https://comity.bank.example"
@@ -83,7 +81,6 @@ def test_an_unknown_section_is_named() -> None:
         ('name = "b"\n[engine]\nworkers = -1', "between 0 and 256"),
         ('name = "b"\n[budget]\nepsilon = nan', "above 0"),
         ('name = "b"\n[budget]\ndelta = 1.0', "below 1"),
-        ('name = "b"\n[consent]\nlease_seconds = inf', "at most a day"),
         ('name = "b"\nname = "c"', "not TOML"),
         ('name = "b', "not TOML"),
     ],
