@@ -7,8 +7,6 @@ ComityError
 ├── Refused
 │   ├── BudgetExhausted
 │   ├── InputBelowMinimum   too few people went in, on either side
-│   ├── DifferencingRisk    the question differs too little from an earlier one
-│   ├── RuleMismatch        the partners hold different collaborations
 │   ├── ProfileMismatch     the partners normalise identifiers differently
 │   └── BoundsExceeded      a sum could leave the range in which it is exact
 ├── PeerViolation
@@ -36,7 +34,6 @@ __all__ = [
     "BoundsExceeded",
     "BudgetExhausted",
     "ComityError",
-    "DifferencingRisk",
     "EngineUnavailable",
     "IllegalStep",
     "InputBelowMinimum",
@@ -45,7 +42,6 @@ __all__ = [
     "PeerViolation",
     "ProfileMismatch",
     "Refused",
-    "RuleMismatch",
     "StorageError",
     "Tampered",
 ]
@@ -67,18 +63,6 @@ class InputBelowMinimum(Refused):
     """Fewer people went in than the collaboration allows."""
 
     code = "input_below_minimum"
-
-
-class DifferencingRisk(Refused):
-    """The question differs from an earlier one by so few people that the pair would single them out."""
-
-    code = "differencing_risk"
-
-
-class RuleMismatch(Refused):
-    """The two partners hold different versions of the collaboration."""
-
-    code = "rule_mismatch"
 
 
 class ProfileMismatch(Refused):
