@@ -50,7 +50,7 @@ class Training:
     """A finished training run: every round's receipts as each partner's node gave them out."""
 
     rounds: Mapping[str, Sequence[Mapping[str, Any]]] = field(repr=False)
-    people: int
+    purpose: str
     after_optout: bool = False
 
 
@@ -93,7 +93,8 @@ def check_joins(joins: Sequence[Join], sites: Mapping[str, Site]) -> list[Receip
             verified = False
         findings.append(
             ReceiptFinding(
-                kind=join.kind, partners=sorted(join.documents), verified=verified, at=str(body["at"])[11:19],
+                kind=join.kind, partners=sorted(join.documents), verified=verified,
+                purpose=str(body["purpose"]), at=str(body["at"])[11:19],
                 after_optout=join.after_optout,
             )
         )  # fmt: skip
@@ -117,7 +118,7 @@ def check_trainings(
         findings.append(
             ReceiptFinding(
                 kind="training", partners=sorted(seen), verified=verified and seen == set(sites),
-                people=training.people, at=last[11:19], after_optout=training.after_optout,
+                purpose=training.purpose, at=last[11:19], after_optout=training.after_optout,
             )
         )  # fmt: skip
     return findings

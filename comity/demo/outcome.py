@@ -107,7 +107,7 @@ class ReceiptFinding:
     kind: str
     partners: Sequence[str]
     verified: bool
-    people: int = 0
+    purpose: str = ""
     at: str = ""
     after_optout: bool = False
 
@@ -157,6 +157,7 @@ class Particulars:
     bank: str
     shop: str
     people_each: int
+    people_shared: int
     rows: Mapping[str, int]
     eligible: Mapping[str, int]
     delta: float

@@ -139,9 +139,10 @@ def interval_axis(rows: Sequence[tuple[str, float, Interval, str]], unit: str) -
         body += [
             _text(left - 14, y + 5, label, "label", "end"),
             _line(at(lo), y, at(hi), y, f"whisker {cls}"),
-            _line(at(lo), y - 7, at(lo), y + 7, f"whisker {cls}"),
-            _line(at(hi), y - 7, at(hi), y + 7, f"whisker {cls}"),
-            f'<circle cx="{at(value):.1f}" cy="{y:.1f}" r="6" class="dot {cls}"/>',
+            _line(at(lo), y - 10, at(lo), y + 10, f"whisker {cls}"),
+            _line(at(hi), y - 10, at(hi), y + 10, f"whisker {cls}"),
+            f'<circle cx="{at(value):.1f}" cy="{y:.1f}" r="3.5" class="dot {cls}"/>',
+            _text(at(hi) + 10, y + 5, f"{value:,.0f}", "value small-value", "start"),
         ]
     told = "; ".join(f"{r[0]}: {r[1]:,.0f}, 95 % between {r[2][0]:,.0f} and {r[2][1]:,.0f}" for r in rows)
     body.append(_text(right, bottom + 36, unit, "tick", "end"))

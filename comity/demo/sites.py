@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from comity.demo.nodes import Command, free_ports, run_together
 from comity.demo.outcome import Masking, MaskSample
 from comity.demo.partners import BANK, SHOP, Inputs
-from comity.demo.people import invent
+from comity.demo.people import luhn_digit
 from comity.scaffold import make_node
 from comity.system import system_random, utc_now
 from privacy.keys import KeyRing
@@ -129,20 +128,17 @@ def mask_samples(folder: Path, sites: Mapping[str, Site], inputs: Inputs) -> lis
     """
     samples = []
     for name, site in sites.items():
-        person = invent(np.array([999_000]), np.array([34]), np.array([1]), seed=20_000_101)
         table = inputs.tables[name].clear()
         values: dict[str, object] = {
             "customer_no": f"{name[0].upper()}9999999",
             "name": "欧阳雪梅" if name == BANK else "Grace Palmer",
-            "email": person.email[0],
-            "mobile": f"+86 {person.mobile[0][:3]}-{person.mobile[0][3:7]}-{person.mobile[0][7:]}",
-            "id_no": person.resident_id[0],
-            "card": person.card[0],
-            "note": _NOTES[name].format(
-                mobile=person.mobile[0], id=person.resident_id[0], card=person.card[0], email=person.email[0]
-            ),
+            "email": _EMAIL[name],
+            "mobile": "+86 138-0013-8000",
+            "id_no": _RESIDENT_ID,
+            "card": _CARD,
+            "note": _NOTES[name],
         }
-        values |= {"LIMIT_BAL": 230_000, "AGE": 34, "PAY_AMT1": 5_240.0}
+        values |= {"LIMIT_BAL": 230_000, "AGE": 75, "PAY_AMT1": 5_240.0}
         row = {column: values.get(column, 0) for column in table.columns}
         before, after = folder / f"{name}-sample.parquet", folder / f"{name}-sample-masked.parquet"
         pl.DataFrame([row], schema=table.schema).write_parquet(before)
@@ -157,9 +153,14 @@ def mask_samples(folder: Path, sites: Mapping[str, Site], inputs: Inputs) -> lis
     return samples
 
 
+# Nobody's: reserved domains, an operator's own number, the standard's sample ID, a card of zeros.
+_EMAIL = {BANK: "xuemei.ouyang@example.com", SHOP: "grace.palmer@example.org"}
+_RESIDENT_ID = "11010519491231002X"
+_CARD = "622202000000000000" + luhn_digit("622202000000000000")
 _NOTES = {
-    BANK: "客户来电，手机{mobile}，身份证{id}已核验，邮箱{email}。黄金会员，订单号20250311004518。",
-    SHOP: "Card {card} reported lost, call back on {mobile}. Order 4411-2093-77 delayed.",
+    BANK: f"客户来电，手机13800138000，身份证{_RESIDENT_ID}已核验，邮箱{_EMAIL[BANK]}。"
+    "黄金会员，订单号20250311004518。",
+    SHOP: f"Card {_CARD} reported lost, call back on 13800138000. Order 4411-2093-77 delayed.",
 }
 
 

@@ -154,12 +154,13 @@ def tell(settings: Settings, folder: Path, narration: Narration) -> Outcome:
             non_inclusion_proved=absence.proved,
         ),
         logs=logs,
-        receipts=receipts,
+        receipts=sorted(receipts, key=lambda receipt: (receipt.after_optout, receipt.at)),
         engine=told.engine,
         particulars=Particulars(
             bank=BANK,
             shop=SHOP,
             people_each=settings.people,
+            people_shared=shared_people(settings.people),
             rows={name: table.height for name, table in inputs.tables.items()},
             eligible=told.eligible,
             delta=TERMS.delta_per_query,
@@ -328,7 +329,7 @@ class _Asker:
         run = self._bank.follow(path, seconds=JOB_SECONDS, progress=progress)
         result: dict[str, Any] = run["result"]
         rounds = {call.site.name: call.get(f"{path}/receipts") for call in (self._bank, self._shop)}
-        self._found.trainings.append(Training(rounds, int(result["people"]), after))
+        self._found.trainings.append(Training(rounds, "model.credit", after))
         self._seen(after).add(run["id"])
         self._file(run["alignment"], after)
         self.disclosed = self._bank.get(f"{path}/card")["disclosed"]

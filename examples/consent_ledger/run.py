@@ -1,6 +1,6 @@
 """A consent ledger by itself: grants, a gate over a column, an opt-out, and a log anybody can check.
 
-    python examples/consent_ledger/run.py
+python examples/consent_ledger/run.py
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.parametrize("folder", ["mask_a_table", "consent_ledger"])
+@pytest.mark.parametrize("folder", ["mask_a_table", "consent_ledger", "overlap_api"])
 def test_an_example_runs_anywhere(folder: str, tmp_path: Path) -> None:
     before = sorted(EXAMPLES.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-B", EXAMPLES / folder / "run.py"],
-        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -48,10 +48,11 @@ def an_outcome(hostile: str = "") -> Outcome:
         model=Model(0.6174, 0.7163, 0.7159, 16_012, 15_812),
         optout=OptOuts(200, [float(100 + i) for i in range(200)], 600, 3, True),
         logs=[LogFinding(p + hostile, f"/kept/{p}/log", f"{p}+00000000+AAAA", 95_081, True) for p in BOTH],
-        receipts=[ReceiptFinding("overlap" + hostile, BOTH, True, 22_811, "19:56:00")],
+        receipts=[ReceiptFinding("overlap" + hostile, BOTH, True, "overlap.reach" + hostile, "19:56:00")],
         engine="ipp",
         particulars=Particulars(
-            bank=BOTH[0], shop=BOTH[1], people_each=24_000, rows=dict.fromkeys(BOTH, 24_079),
+            bank=BOTH[0], shop=BOTH[1], people_each=24_000, people_shared=18_000,
+            rows=dict.fromkeys(BOTH, 24_079),
             eligible=dict.fromkeys(BOTH, 22_811), delta=1e-6, minimum_cell=50, seed=7,
             source="credit data" + hostile, made_at="2025-03-01 12:00 UTC",
             stages=[Stage("mask" + hostile, 3.0)],
