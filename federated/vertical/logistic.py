@@ -47,11 +47,11 @@ import numpy.typing as npt
 from federated.errors import PeerViolation, TrainingMisuse
 from federated.vertical import regression
 from federated.vertical.encryption import (
+    PARAMETERS,
     PLAIN_MODULUS,
     PublicEvaluator,
     Random,
     SecretKeyHolder,
-    center,
 )
 from federated.vertical.messages import (
     Closing,
@@ -393,7 +393,9 @@ class PassiveAwaitingSums:
             raise PeerViolation("Slot sums are of another epoch or number of features.")
         if (message.sums >= PLAIN_MODULUS).any():
             raise PeerViolation("A slot sum is not reduced modulo the plaintext modulus.")
-        exact = center((message.sums + np.uint64(PLAIN_MODULUS) - self._masks) % np.uint64(PLAIN_MODULUS))
+        exact = PARAMETERS.centred(
+            (message.sums + np.uint64(PLAIN_MODULUS) - self._masks) % np.uint64(PLAIN_MODULUS)
+        )
         if (np.abs(exact) > self._own.bounds).any():
             raise PeerViolation("A gradient is larger than residuals within [-1, 1] can make it.")
         return exact

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from clean_room.encryption import evaluator as inside
 from federated.errors import PeerViolation, TrainingMisuse
 from federated.vertical.encryption import (
+    PARAMETERS,
     PLAIN_MODULUS,
     SLOTS,
     PublicEvaluator,
     SecretKeyHolder,
-    center,
-    uniform_modulo,
 )
 
 
@@ -34,7 +35,7 @@ def columns() -> np.ndarray:
 
 def unmasked(keys: SecretKeyHolder, sums: tuple[bytes, ...], masks: np.ndarray) -> np.ndarray:
     total = np.array([keys.slot_sum(c) for c in sums], dtype=np.uint64)
-    return center((total + np.uint64(PLAIN_MODULUS) - masks) % np.uint64(PLAIN_MODULUS))
+    return PARAMETERS.centred((total + np.uint64(PLAIN_MODULUS) - masks) % np.uint64(PLAIN_MODULUS))
 
 
 def test_masked_sums_over_several_blocks_are_exact(keys: SecretKeyHolder, columns: np.ndarray) -> None:
@@ -65,19 +66,25 @@ def test_two_answers_to_the_same_question_share_no_slot_and_no_bytes(keys: Secre
     assert first[100:] != second[100:]
 
 
-def test_the_noise_left_is_flooded_but_far_from_spent(keys: SecretKeyHolder, columns: np.ndarray) -> None:
-    import federated.vertical.encryption as inside
+def test_the_noise_left_is_flooded_but_far_from_spent(
+    keys: SecretKeyHolder, columns: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, switch_down = [], inside.switch_down
 
+    def watched(seal_evaluator: Any, ciphertext: Any) -> None:
+        left.append(keys._secret._budget(ciphertext))
+        switch_down(seal_evaluator, ciphertext)
+
+    monkeypatch.setattr(inside, "switch_down", watched)
     evaluator = PublicEvaluator(keys.public_key, columns)
-    sums, _ = evaluator.masked_products(keys.encrypt(np.full(len(columns), 1 << 14)), os.urandom)
-    parsed = inside._parse_ciphertext(sums[0], inside.RESULT_PRIMES)
-    assert 10 <= keys._decryptor.invariant_noise_budget(parsed) <= 30
+    evaluator.masked_products(keys.encrypt(np.full(len(columns), 1 << 14)), os.urandom)
+    assert len(left) == 4 and all(10 <= budget <= 30 for budget in left)
 
 
 def test_uniform_numbers_stay_below_the_modulus_and_reject_what_is_above() -> None:
-    stream = iter([b"\xff" * 32, np.array([5, 6, 7, 8], dtype="<u8").tobytes()])
-    assert uniform_modulo(4, lambda n: next(stream)[:n]).tolist() == [5, 6, 7, 8]
-    assert uniform_modulo(1000, os.urandom).max() < PLAIN_MODULUS
+    stream = iter([b"\xff" * 32, b"".join(n.to_bytes(6, "little") for n in (5, 6, 7, 8))])
+    assert PARAMETERS.uniform(4, lambda n: next(stream)[:n]).tolist() == [5, 6, 7, 8]
+    assert PARAMETERS.uniform(1000, os.urandom).max() < PLAIN_MODULUS
 
 
 def test_a_ciphertext_under_another_key_is_a_violation(keys: SecretKeyHolder) -> None:
@@ -102,7 +109,7 @@ def damaged(blob: bytes) -> list[bytes]:
         os.urandom(len(blob)),
         header.pack(magic, size, major + 1, minor, 2, reserved, length) + blob[16:],
         header.pack(magic, size, major, minor, 1, reserved, length) + blob[16:],
-        header.pack(magic, size, major, minor, 0, reserved, length) + blob[16:],
+        header.pack(magic, size, major, minor, 2, reserved, length) + blob[16:],
         header.pack(magic, size, major, minor, 2, reserved, 16 + len(bomb)) + bomb,
         blob[:16] + os.urandom(len(blob) - 16),
         os.urandom(3 << 20),
@@ -137,7 +144,7 @@ def test_ciphertexts_of_another_level_or_number_are_violations(keys: SecretKeyHo
 
 
 def test_values_that_do_not_fit_are_not_encrypted(keys: SecretKeyHolder) -> None:
-    for values in ([], [PLAIN_MODULUS]):
+    for values in ([], [PLAIN_MODULUS], [-(1 << 63)]):
         with pytest.raises(TrainingMisuse):
             keys.encrypt(np.array(values, dtype=np.int64))
 

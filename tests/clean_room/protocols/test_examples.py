@@ -6,7 +6,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["clean_room", "clean_room.group", "clean_room.protocols"])
+@pytest.mark.parametrize(
+    "name", ["clean_room", "clean_room.encryption", "clean_room.group", "clean_room.protocols"]
+)
 def test_the_example_a_reader_meets_first_runs(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.attempted > 3

@@ -9,13 +9,15 @@ import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clean_room.encryption import evaluator
 from clean_room.errors import IllegalStep, Misuse, PeerViolation, Refused
 from clean_room.group import Points
 from clean_room.protocols import ColumnTerms, receive, sums
-from clean_room.protocols.bfv import SLOTS, Decryptor, Summator, blocks, uniform
+from clean_room.protocols.bfv import PARAMETERS, SLOTS, Decryptor, Summator, blocks
 from clean_room.protocols.messages import DecryptedSums, MaskedSums, ValueColumns
 from clean_room.protocols.terms import PLAIN_MODULUS
 
+uniform = PARAMETERS.uniform
 COLUMNS = (ColumnTerms("amount", -1000, 10**9, 100), ColumnTerms("visits", 0, 50))
 
 
@@ -83,6 +85,11 @@ def test_a_column_longer_than_one_ciphertext_sums_right() -> None:
     assert (decryptor.sum(data) - hidden) % PLAIN_MODULUS == values[mask].sum()
 
 
+def test_a_block_travels_as_one_polynomial_and_a_seed_and_an_answer_over_one_prime(ready: Any) -> None:
+    assert {len(block) for column in ready.columns.ciphertexts for block in column[0]} == {196_802}
+    assert {len(answer) for answer in ready.masked.ciphertexts} == {131_185}
+
+
 def test_noise_is_added_as_given(pair: Any, measure_terms: Any, people: Any) -> None:
     terms = measure_terms(1, 2, columns=COLUMNS)
     pair.exchange(terms, [people(["a"])], [people(["a"]), people([])])
@@ -110,11 +117,15 @@ def test_smudging_leaves_little_budget_and_enough(monkeypatch: pytest.MonkeyPatc
     mask = summator.mask(np.random.default_rng(4).random(SLOTS) < 0.5)
     for _ in range(64):
         summator.add(0, 0, summator.column(decryptor.encrypt(np.full(SLOTS, 10**6))), mask)
-    data, _ = summator.close(0, 0)
-    from clean_room.protocols import bfv
+    left, switch_down = [], evaluator.switch_down
 
-    left = decryptor._decryptor.invariant_noise_budget(bfv._load_ciphertext(data))
-    assert 8 <= left <= 24
+    def watched(seal_evaluator: Any, ciphertext: Any) -> None:
+        left.append(decryptor._secret._budget(ciphertext))
+        switch_down(seal_evaluator, ciphertext)
+
+    monkeypatch.setattr(evaluator, "switch_down", watched)
+    summator.close(0, 0)
+    assert 8 <= left[0] <= 24
 
 
 def test_uniform_numbers_stay_below_the_modulus_and_reject_the_rest() -> None:
@@ -195,7 +206,7 @@ def hostile(data: bytes) -> list[bytes]:
     return [
         b"", data[:-1], data + b"\0", bytes(len(data)),
         data[:5] + b"\2" + data[6:], data[:20] + bytes([data[20] ^ 1]) + data[21:],
-        data[:16] + bytes(32) + data[48:], data[:-8] + b"\xff" * 8,
+        data[:16] + bytes(32) + data[48:], data[:-128] + b"\xff" * 8 + data[-120:],
     ]  # fmt: skip
 
 
@@ -214,7 +225,7 @@ def test_a_bad_ciphertext_or_key_is_a_violation_on_either_side(ready: Any, n: in
 
 
 def test_a_ciphertext_of_another_key_is_a_violation(ready: Any) -> None:
-    stranger = Decryptor().encrypt(np.arange(3))
+    stranger, _ = Summator(Decryptor().key, np.random.default_rng(5).bytes).close(0, 0)
     with pytest.raises(PeerViolation, match="another key"):
         ready.c.masked(
             MaskedSums(ready.masked.previous, (stranger, *ready.masked.ciphertexts[1:])), ready.zero
