@@ -54,9 +54,9 @@ class Evaluator:
         """`total` flooded, masked and switched down to the answer's modulus; and Σr mod t of the mask.
 
         What decrypts is uniform mod t in every slot (r). The noise that decrypts along with it would tell
-        the holder of the key the plaintexts taken, and SEAL does not flood (smudge) it. Enc(0)·p₁·p₂ with p₁, p₂
-        uniform is an encryption of 0 whose noise is larger, by the size of one more plaintext product, than
-        that of a sum of B products: 2⁵² / √B times for t of 45 bits, 2⁵⁵ / √B for 48.
+        the holder of the key the plaintexts taken, and SEAL does not flood (smudge) it. Enc(0)·p₁·p₂ with
+        p₁, p₂ uniform is an encryption of 0 whose noise is larger, by the size of one more plaintext product,
+        than that of a sum of B products: 2⁵² / √B times for t of 45 bits, 2⁵⁵ / √B for 48.
         """
         hidden = self._flood(random)
         if total is not None:

@@ -10,8 +10,8 @@
 
 C sees uniform numbers behind flooded noise, A one noisy sum per cell and column. A block of 8192 rows
 travels as 197 kB, a masked sum as 131 kB (`clean_room.encryption`). Values are whole numbers within the
-bounds of their ColumnTerms (`ColumnTerms.fixed_point` makes them so); padding and dummies hold 0. The sums are
-exact but for C's noise: rows · bound stays below t/4 and the noise below t/4, both checked first.
+bounds of their ColumnTerms (`ColumnTerms.fixed_point` makes them so); padding and dummies hold 0. The sums
+are exact but for C's noise: rows · bound stays below t/4 and the noise below t/4, both checked first.
 
 Calls into SEAL hold the interpreter's lock for milliseconds at a time; keep them off an event loop.
 """
