@@ -1,4 +1,4 @@
-"""Fixtures every room shares: real databases, nothing faked.
+"""Fixtures every room shares: real databases, one real demonstration, nothing faked.
 
 `engine` is parametrised over SQLite and a real PostgreSQL. `COMITY_TEST_POSTGRES_URL` names a server to
 use; without it a private cluster is started from the installed server package on a free port. Where
@@ -7,14 +7,17 @@ neither is there the PostgreSQL half is skipped on a developer's machine and fai
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,35 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
     e = sa.create_engine(database_url)
     yield e
     e.dispose()
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One finished `comity demo`: its folder (kept/, outcome.json, report.html) and what it printed."""
+
+    place: Path
+    data: Path
+    people: int
+    printed: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
+    """A demonstration run once, as a user runs it, on synthetic data so that no network is needed."""
+    source = Path(__file__).parent / "comity" / "demo" / "synthetic_credit.py"
+    spec = importlib.util.spec_from_file_location("synthetic_credit", source)
+    assert spec is not None and spec.loader is not None
+    synthetic = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(synthetic)
+    data = Path(synthetic.write_synthetic_credit(tmp_path_factory.mktemp("data") / "credit.csv", 2_600))
+    place, people = tmp_path_factory.mktemp("demo"), 2_000
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", "from comity.cli import main; main()", "demo",
+         "--data", data, "--people", str(people), "--keep", place / "kept",
+         "--json", place / "outcome.json", "--report", place / "report.html"],
+        capture_output=True, text=True, timeout=230, check=False, cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Demonstration(place, data, people, done.stdout, time.monotonic() - began)

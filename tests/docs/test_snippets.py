@@ -1,5 +1,6 @@
 """What the documents show is what happens: every snippet is run, in order, in an empty folder a document.
 
+- A document that speaks of `two-nodes` finds the two nodes of a small demonstration there.
 - A ```python block runs as a script of its own; its exit status counts.
 - A ```console block holds commands behind `$ `, heredoc lines behind `> `, and output. The commands of one
   block run in one bash; output lines shown must appear in what was printed, in that order, `…` standing for
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,8 +76,13 @@ def _end_group(group: int) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
-def test_every_snippet_of_the_document_runs(document: Path, tmp_path: Path) -> None:
-    assert document.exists()
+def test_every_snippet_of_the_document_runs(
+    document: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    text = document.read_text(encoding="utf-8")
+    if "two-nodes/" in text:
+        kept = request.getfixturevalue("demonstration").place / "kept"
+        shutil.copytree(kept, tmp_path / "two-nodes")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path),
@@ -84,14 +91,15 @@ def test_every_snippet_of_the_document_runs(document: Path, tmp_path: Path) -> N
     }
     groups: list[int] = []
     try:
-        for snippet in snippets(document.read_text(encoding="utf-8")):
+        for snippet in snippets(text):
             script, promised = (
                 (snippet.body, []) if snippet.language == "python" else commands_and_output(snippet.body)
             )
             argv = (
                 [sys.executable, "-"] if snippet.language == "python" else ["bash", "-euo", "pipefail", "-s"]
             )
-            output = tmp_path / ".output"
+            # One file each: a process left in the background goes on writing to its own.
+            output = tmp_path / f".output-{snippet.line}"
             with output.open("w+b") as sink:
                 process = subprocess.Popen(
                     argv, stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT,
