@@ -85,6 +85,8 @@ def active_card(
             "partner_dataset": run.request["partner_dataset"],
             "alignment": run.alignment,
             "aligned_people": terms.rows,
+            "held_out": "by a keyed hash of the identifier: the same people in every run of this dataset "
+            "with this partner at this test fraction",
             "label": label,
             "columns": list(columns),
             "partner_columns": list(partner_columns),

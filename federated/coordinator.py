@@ -40,6 +40,7 @@ from federated.runs import Run, RunError, RunOffer, RunState, TrainingRequest
 from federated.storage import RunStore
 from federated.vertical.alignment import AlignedRows
 from federated.vertical.parties import ActiveParty
+from federated.vertical.partition import Partition
 from federated.vertical.terms import RunTerms
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
@@ -171,6 +172,12 @@ class Coordinator:
                 f"Fewer than {agreement.terms.minimum_input} aligned people would go in.",
                 code="input_below_minimum",
             )
+        source = AlignedRows(
+            dataset=dataset,
+            row_index=alignment.row_index,
+            kind=request.key,
+            profile=agreement.terms.key_profile,
+        )
         self._gate.approve(
             GateGrant(
                 run=run.id,
@@ -178,14 +185,11 @@ class Coordinator:
                 partner=run.partner,
                 collaboration=request.collaboration,
                 columns=(request.label, *columns),
-                source=AlignedRows(
-                    dataset=dataset,
-                    row_index=alignment.row_index,
-                    kind=request.key,
-                    profile=agreement.terms.key_profile,
-                ),
+                source=source,
             )
         )
+        split_key = self._keyring.derive("federated", "split", dataset.lineage, run.partner, request.key)
+        split = Partition.of(source.identifiers(), split_key, request.test_fraction)
         offer = RunOffer(
             run=run.id,
             collaboration=request.collaboration,
@@ -200,6 +204,7 @@ class Coordinator:
             test_fraction=request.test_fraction,
             l2=request.l2,
             tolerance=request.tolerance,
+            held_out=split.to_text(),
         )
         connection = self._agreements.connection(request.collaboration)
         answer = post_document(connection, "/v1/peer/training", offer.document())
@@ -211,18 +216,7 @@ class Coordinator:
             or (request.partner_features and tuple(names) != request.partner_features)
         ):
             raise PeerViolation("The partner accepted a run with other features than were asked for.")
-        terms = RunTerms(
-            run=run.id,
-            purpose=request.purpose,
-            rows=len(alignment),
-            features=len(names),
-            rounds=request.rounds,
-            epochs=request.epochs,
-            test_fraction=request.test_fraction,
-            l2=request.l2,
-            tolerance=request.tolerance,
-        )
-        return _Prepared(terms, columns, tuple(names))
+        return _Prepared(offer.terms(len(names)), columns, tuple(names))
 
     def _train(
         self,

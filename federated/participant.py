@@ -124,17 +124,7 @@ class Participant:
                 advice="The partner lists its training columns in its own datasets.toml.",
             )
         source = self._aligned(partner, offer, agreement)
-        terms = RunTerms(
-            run=offer.run,
-            purpose=offer.purpose,
-            rows=offer.rows,
-            features=len(columns),
-            rounds=offer.rounds,
-            epochs=offer.epochs,
-            test_fraction=offer.test_fraction,
-            l2=offer.l2,
-            tolerance=offer.tolerance,
-        )
+        terms = offer.terms(len(columns))
         now = self._clock().isoformat()
         run = Run(
             id=offer.run,

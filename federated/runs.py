@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from federated.errors import PeerViolation, TrainingMisuse
+from federated.vertical.terms import RunTerms
 
 __all__ = ["TERMINAL", "TRANSITIONS", "Role", "Run", "RunError", "RunOffer", "RunState", "TrainingRequest"]
 
@@ -115,6 +116,8 @@ class RunOffer:
     test_fraction: float
     l2: float
     tolerance: float
+    held_out: str = field(repr=False)
+    """Rows kept for testing (see `federated.vertical.partition`)."""
     v: int = 1
 
     def document(self) -> dict[str, Any]:
@@ -134,6 +137,24 @@ class RunOffer:
                 "A training offer holds a number or name out of range.", code="malformed_offer"
             )
         return offer
+
+    def terms(self, features: int) -> RunTerms:
+        """The run's terms with `features` columns of the feature holder.
+
+        Raises PeerViolation(malformed_split), or TrainingRefused for more gradients than people bear.
+        """
+        return RunTerms(
+            run=self.run,
+            purpose=self.purpose,
+            rows=self.rows,
+            features=features,
+            held_out=self.held_out,
+            rounds=self.rounds,
+            epochs=self.epochs,
+            test_fraction=self.test_fraction,
+            l2=self.l2,
+            tolerance=self.tolerance,
+        )
 
 
 def _first(error: ValidationError) -> str:
@@ -183,13 +204,13 @@ class Run:
         return replace(self, state=state, updated_at=now, **changes)
 
     def document(self) -> dict[str, Any]:
-        """The run as the API shows it."""
+        """The run as the API shows it: without the held-out rows, which grow with the people."""
         return {
             "id": self.id,
             "role": self.role.value,
             "partner": self.partner,
             "collaboration": self.collaboration,
-            "request": dict(self.request),
+            "request": {name: value for name, value in self.request.items() if name != "held_out"},
             "state": self.state.value,
             "stage": self.stage,
             "progress": round(self.progress, 4),

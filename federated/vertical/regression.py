@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from federated.errors import BadInput, TrainingMisuse
 
-__all__ = ["Partition", "Standardiser", "area_under_roc", "fit", "sigmoid"]
+__all__ = ["Standardiser", "area_under_roc", "fit", "sigmoid"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -72,25 +71,6 @@ def area_under_roc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
     return float((ranks[truth].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Partition:
-    """Which aligned rows train and which test; the same on both sides, because both know the run."""
-
-    train: npt.NDArray[np.int64]
-    test: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, run: str, rows: int, test_fraction: float = 0.25) -> Partition:
-        """Split `rows` aligned rows by a permutation seeded from the run's id; indices come sorted."""
-        if rows < 4 or not 0.0 < test_fraction < 1.0:
-            raise TrainingMisuse("A split needs at least four rows and a test fraction between 0 and 1.")
-        # A hash, not a library generator: partners on other library versions must split alike.
-        drawn = hashlib.shake_256(b"comity/federated/partition/v1\n" + run.encode()).digest(8 * rows)
-        order = np.argsort(np.frombuffer(drawn, dtype="<u8"), kind="stable")
-        held_out = min(max(round(rows * test_fraction), 1), rows - 1)
-        return cls(train=np.sort(order[held_out:]), test=np.sort(order[:held_out]))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

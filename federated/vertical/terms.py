@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 
-from federated.errors import TrainingMisuse, TrainingRefused
+from federated.errors import PeerViolation, TrainingMisuse, TrainingRefused
 from federated.vertical.fixed_point import FixedPoint
-from federated.vertical.regression import Partition
+from federated.vertical.partition import Partition
 
 __all__ = ["RoundTerms", "RunTerms"]
 
@@ -29,6 +30,8 @@ class RoundTerms:
     """λ, on the sum of losses; 1 is scikit-learn's default C = 1."""
     tolerance: float = 1e-4
     """Stop when the predicted gain in total log-likelihood (nats) of another direction is below this."""
+    split: str = ""
+    """SHA-256 (hex) of the run's held-out rows."""
 
     def __post_init__(self) -> None:
         if min(self.rows, self.features, self.epochs, self.round) < 1 or self.l2 <= 0 or self.tolerance < 0:
@@ -50,6 +53,8 @@ class RunTerms:
     """Aligned people, in the shared order."""
     features: int
     """Columns of the passive side."""
+    held_out: str = field(repr=False)
+    """Rows kept for testing, as `Partition.to_text` writes them; the label holder decides them."""
     rounds: int = 3
     epochs: int = 4
     test_fraction: float = 0.25
@@ -57,8 +62,13 @@ class RunTerms:
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        train = self.rows - round(self.rows * self.test_fraction)
-        if 4 * self.features * self.epochs * self.rounds > train:
+        split = self.partition()
+        expected = self.rows * self.test_fraction
+        # Six deviations and twelve rows: a fair draw goes beyond less than once in ten million (Bernstein).
+        slack = 6 * math.sqrt(expected * (1 - self.test_fraction)) + 12
+        if abs(len(split.test) - expected) > slack:
+            raise PeerViolation("A split holds out another share than it states.", code="malformed_split")
+        if 4 * self.features * self.epochs * self.rounds > len(split.train):
             raise TrainingRefused(
                 "The gradients of this run would be too many equations about too few people.",
                 rule="gradient_leakage",
@@ -67,8 +77,8 @@ class RunTerms:
             )
 
     def partition(self) -> Partition:
-        """Training and test rows, the same on both sides."""
-        return Partition.of(self.run, self.rows, self.test_fraction)
+        """Training and test rows, the same on both sides. Raises PeerViolation(malformed_split)."""
+        return Partition.from_text(self.held_out, self.rows)
 
     def of_round(self, number: int, rows: int) -> RoundTerms:
         """Terms of one training round over `rows` training rows."""
@@ -81,4 +91,5 @@ class RunTerms:
             fixed_point=FixedPoint.for_rows(rows),
             l2=self.l2,
             tolerance=self.tolerance,
+            split=hashlib.sha256(b"comity/federated/split/v1\n" + self.held_out.encode()).hexdigest(),
         )

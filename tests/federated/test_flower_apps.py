@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
@@ -15,10 +16,12 @@ from federated.errors import ComityError, PartnerFailed, PeerUnreachable, Receip
 from federated.gate import RoundReceipt
 from federated.grid import InProcessGrid, LocalNode, task_identity
 from federated.vertical.parties import ModelPart, Outcome
+from federated.vertical.partition import Partition
 from federated.vertical.terms import RunTerms
 from privacy.signing import SigningKey
 
-TERMS = RunTerms("r", "model.credit", rows=1000, features=2, rounds=2, epochs=2)
+SPLIT = Partition(train=np.arange(750), test=np.arange(750, 1000)).to_text()
+TERMS = RunTerms("r", "model.credit", rows=1000, features=2, held_out=SPLIT, rounds=2, epochs=2)
 KEYS = {2: SigningKey.generate(), 3: SigningKey.generate()}
 
 

@@ -16,16 +16,23 @@ from federated.errors import PeerViolation, Refused, TrainingMisuse
 from federated.gate import DataGate, RoundReceipt
 from federated.runs import Run, RunState
 from federated.vertical import logistic
-from federated.vertical.regression import Partition
+from federated.vertical.partition import Partition
 
 from .conftest import BANK_COLUMNS, PEOPLE, PURPOSE, SHOP_COLUMNS, World, email, finished
 
 Settled = tuple[World, Run]
 
 
+def split_of(world: World, run: str) -> Partition:
+    """The run's split, as the feature holder was told it and keeps it."""
+    offer = world.shop.service.run(run).request
+    return Partition.from_text(offer["held_out"], offer["rows"])
+
+
 def pooled(world: World, run: str, people: list[int], columns: tuple[Any, ...]) -> float:
     """scikit-learn over the same rows, split as the run splits them."""
-    split = Partition.of(run, len(people))
+    split = split_of(world, run)
+    assert split.rows == len(people)
     labels = world.columns(world.bank, ("defaulted",), people)[:, 0]
     features = np.hstack([world.columns(node, names, people) for node, names in columns])
     mean, scale = features[split.train].mean(axis=0), features[split.train].std(axis=0)
@@ -44,7 +51,13 @@ def test_the_run_ends_with_the_pooled_models_auc_and_better_than_alone(settled: 
     assert abs(run.result["auc_alone"] - pooled(world, run.id, people, both[:1])) < 0.002
     assert run.result["auc_joint"] > run.result["auc_alone"] + 0.05
     assert (run.result["people"], run.result["rounds"]) == (PEOPLE, 2)
-    assert (run.result["train_rows"], run.result["test_rows"]) == (900, 300)
+    split = split_of(world, run.id)
+    assert (run.result["train_rows"], run.result["test_rows"]) == (len(split.train), len(split.test))
+    # 300 of 1200 are expected, with a standard deviation of 15.
+    assert abs(run.result["test_rows"] - 300) < 6 * 15
+    assert "held_out" not in world.shop.client.get(
+        f"/v1/training-runs/{run.id}", headers={"x-role": "analyst"}
+    ).text  # fmt: skip
     assert run.result["seconds"] < 40
     theirs = finished(world.shop.service, run.id)
     assert (theirs.state, theirs.role.value, theirs.progress) == (RunState.SUCCEEDED, "passive", 1.0)
@@ -109,7 +122,7 @@ def test_people_who_withdraw_between_rounds_contribute_nothing_to_later_gradient
     monkeypatch.setattr(logistic.PassiveAwaitingSums, "gradient", note)
     run = world.train()
     assert run.state is RunState.SUCCEEDED, run.error
-    train = Partition.of(run.id, PEOPLE).train
+    train = split_of(world, run.id).train
     withdrawn = np.isin(train, gone)
     assert rows[1][0][withdrawn].any()
     assert not rows[2][0][withdrawn].any()
@@ -147,7 +160,7 @@ def test_no_raw_value_identifier_or_hash_crosses_the_wire(settled: Settled) -> N
             if float(value).is_integer():
                 forbidden += [struct.pack("<q", int(value)), str(int(value)).encode()]
     labels = world.columns(world.bank, ("defaulted",), list(range(PEOPLE)))[:, 0]
-    train = Partition.of(run.id, PEOPLE).train
+    train = split_of(world, run.id).train
     for kind in (np.uint8, np.int32, np.int64, np.float32, np.float64):
         forbidden += [labels[:64].astype(kind).tobytes(), labels[train][:64].astype(kind).tobytes()]
     forbidden.append(np.packbits(labels[train].astype(bool))[:16].tobytes())
@@ -167,7 +180,7 @@ def test_each_side_keeps_its_half_sealed_and_the_halves_make_the_model(settled: 
         for node, half in zip((world.bank, world.shop), halves, strict=True)
     )
     labels = world.columns(world.bank, ("defaulted",), people)[:, 0]
-    test = Partition.of(run.id, PEOPLE).test
+    test = split_of(world, run.id).test
     assert run.result is not None
     assert roc_auc_score(labels[test], scores[test]) == pytest.approx(run.result["auc_joint"], abs=1e-9)  # type: ignore[index]
     sealed = world.bank.service._store.sealed_model(run.id)
@@ -201,6 +214,9 @@ def test_a_finished_alignment_can_be_trained_on_again_without_those_who_left(wor
     people = list(range(150, PEOPLE))
     both = ((world.bank, BANK_COLUMNS), (world.shop, SHOP_COLUMNS))
     assert abs(fewer.result["auc_joint"] - pooled(world, fewer.id, people, both)) < 0.002
+    before, after = split_of(world, first.id), split_of(world, fewer.id)
+    assert split_of(world, again.id).test.tolist() == before.test.tolist()
+    assert (after.test + 150).tolist() == before.test[before.test >= 150].tolist(), "the same people test"
 
 
 def test_rows_withdrawn_at_the_label_holder_are_left_out_of_training_and_evaluation(world: World) -> None:
@@ -209,7 +225,7 @@ def test_rows_withdrawn_at_the_label_holder_are_left_out_of_training_and_evaluat
     world.bank.withdraw(gone)
     run = world.train(alignment=first.alignment)
     assert run.result is not None
-    split = Partition.of(run.id, PEOPLE)
+    split = split_of(world, run.id)
     assert run.result["people"] == PEOPLE
     assert run.result["test_rows"] == int((split.test >= 300).sum())
     assert run.result["train_rows"] == int((split.train >= 300).sum())
@@ -332,10 +348,19 @@ def test_offers_that_do_not_fit_are_refused_and_leave_no_seat(settled: Settled) 
         ({"extra": 1}, "bank"),
         ({"l2": "1"}, "bank"),
         ({"run": run.id}, "bank"),
+        ({"held_out": None}, "bank"),
     ):
         with pytest.raises((Refused, PeerViolation, TrainingMisuse, Exception)) as caught:
             seats.offer(who, good | changes)
         assert hasattr(caught.value, "code")
+    held_out = good["held_out"]
+    nobody = "A" * len(held_out)
+    for mask in ("", "x", held_out[:-4], held_out + "AAAA", "!" + held_out[1:], nobody):
+        with pytest.raises(PeerViolation) as caught:
+            seats.offer("bank", good | {"held_out": mask})
+        assert caught.value.code == "malformed_split"
+    with pytest.raises(PeerViolation):
+        seats.offer("bank", {name: value for name, value in good.items() if name != "held_out"})
     for junk in (None, [], "x", 7):
         with pytest.raises(PeerViolation):
             seats.offer("bank", junk)

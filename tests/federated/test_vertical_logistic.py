@@ -28,6 +28,7 @@ from federated.vertical.messages import (
     SlotSums,
     Standing,
 )
+from federated.vertical.partition import Partition
 from federated.vertical.regression import area_under_roc
 from federated.vertical.rehearsal import rehearse
 from federated.vertical.terms import RoundTerms, RunTerms
@@ -207,7 +208,14 @@ def test_a_violation_leaves_the_state_as_it_was(pair: Pair) -> None:
 
 
 def test_other_terms_end_a_round_at_the_first_message(pair: Pair) -> None:
-    for change in ({"round": 2}, {"run": "s"}, {"l2": 2.0}, {"epochs": 5}, {"fixed_point": FixedPoint(9, 9)}):
+    for change in (
+        {"round": 2},
+        {"run": "s"},
+        {"l2": 2.0},
+        {"epochs": 5},
+        {"fixed_point": FixedPoint(9, 9)},
+        {"split": "0" * 64},
+    ):
         other = dataclasses.replace(pair.terms, **change)
         with pytest.raises(PeerViolation):
             pair.begun.opening(Opening(other.digest(), pair.opening.public_key))
@@ -260,8 +268,9 @@ def test_unusable_data_is_the_callers_fault(world: dict[str, Any]) -> None:
 
 
 def test_gradients_that_would_give_the_residuals_away_are_refused() -> None:
+    split = Partition(train=np.arange(300), test=np.arange(300, 400))
     with pytest.raises(TrainingRefused):
-        RunTerms("r", "model.credit", rows=400, features=20, rounds=3, epochs=4)
+        RunTerms("r", "model.credit", rows=400, features=20, held_out=split.to_text(), rounds=3, epochs=4)
 
 
 KINDS: tuple[type[Message], ...] = (

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from federated.errors import BadInput, TrainingMisuse
-from federated.vertical.regression import Partition, Standardiser, area_under_roc, fit
+from federated.vertical.regression import Standardiser, area_under_roc, fit
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=60))
@@ -44,20 +44,6 @@ def test_newton_survives_constant_and_repeated_columns_and_perfect_separation() 
     found = fit(columns, (x > 0).astype(float), np.array([0.0, 1, 1, 1]), np.zeros(4))
     assert np.isfinite(found).all()
     assert found[1] == pytest.approx(found[2], rel=1e-3)
-
-
-@given(rows=st.integers(4, 3000), fraction=st.floats(0.05, 0.5), run=st.text(max_size=20))
-def test_both_sides_split_alike_and_every_row_once(rows: int, fraction: float, run: str) -> None:
-    here, there = Partition.of(run, rows, fraction), Partition.of(run, rows, fraction)
-    assert here.train.tolist() == there.train.tolist()
-    assert sorted([*here.train, *here.test]) == list(range(rows))
-    assert len(here.test) == max(round(rows * fraction), 1)
-
-
-def test_another_run_splits_otherwise() -> None:
-    assert Partition.of("a", 1000).test.tolist() != Partition.of("b", 1000).test.tolist()
-    with pytest.raises(TrainingMisuse):
-        Partition.of("a", 3)
 
 
 def test_only_live_rows_shape_the_standardisation_and_the_rest_become_zero() -> None:
