@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["EntityKind", "Span"]
+__all__ = ["EntityKind", "ModelKind", "Span"]
 
 
 class EntityKind(StrEnum):
-    """Kinds of personal data that this version detects; the values are Presidio entity names."""
+    """Kinds of personal data that are found by shape and check; the values are Presidio entity names."""
 
     CN_MOBILE = "CN_MOBILE"
     CN_LANDLINE = "CN_LANDLINE"
@@ -22,6 +22,15 @@ class EntityKind(StrEnum):
     def domain(self) -> str:
         """The token domain of this kind: a phone is one domain, however it was recognised."""
         return _DOMAINS[self]
+
+
+class ModelKind(StrEnum):
+    """Kinds that take a language model to find. They are sought only where a caller asks for them.
+
+    They have no token domain: a name is shared by many people, so a token of it would join strangers.
+    """
+
+    PERSON = "PERSON"
 
 
 _DOMAINS = {
@@ -40,5 +49,5 @@ class Span:
 
     start: int
     end: int
-    kind: EntityKind
+    kind: EntityKind | ModelKind
     score: float

@@ -9,23 +9,38 @@
 '客户王芳电话<CN_MOBILE>，邮箱<EMAIL_ADDRESS>谢谢'
 
 Detected are mainland mobiles, landlines and resident IDs, bank cards, e-mail addresses in Latin script and
-telephone numbers of other countries. Names of people and postal addresses are **not** detected: that takes
-a language model, and this version carries none. `build_analyzer` gives the same recognisers as a Presidio
-`AnalyzerEngine`, beside Presidio's own.
+telephone numbers of other countries. Names of people take a language model, which the extras `zh` and `en`
+bring: `find(text, names="require")` looks for them, and nothing does unless it is asked to. Postal addresses
+are **not** detected. `build_analyzer` gives the same recognisers as a Presidio `AnalyzerEngine`, beside
+Presidio's own, and with names where the models are installed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from privacy.detect.names import LacNames, NameFinder, SpacyNames, available_name_finders
 from privacy.detect.rewriting import MaskedTexts, mask_texts
 from privacy.detect.scanner import find, find_all
-from privacy.entities import EntityKind, Span
+from privacy.entities import EntityKind, ModelKind, Span
 
 if TYPE_CHECKING:
     from privacy.detect.engine import build_analyzer
 
-__all__ = ["EntityKind", "MaskedTexts", "Span", "build_analyzer", "find", "find_all", "mask_texts"]
+__all__ = [
+    "EntityKind",
+    "LacNames",
+    "MaskedTexts",
+    "ModelKind",
+    "NameFinder",
+    "SpacyNames",
+    "Span",
+    "available_name_finders",
+    "build_analyzer",
+    "find",
+    "find_all",
+    "mask_texts",
+]
 
 
 def __getattr__(name: str) -> object:

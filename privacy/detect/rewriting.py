@@ -11,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from privacy.detect.domains import canonical_value
-from privacy.detect.scanner import find
-from privacy.entities import EntityKind
+from privacy.detect.names import Names, name_finders
+from privacy.detect.scanner import find_all
+from privacy.entities import EntityKind, ModelKind
 from privacy.errors import BadInput, Misuse
 from privacy.identifiers import Rejected
 from privacy.pseudonyms import Pseudonymiser
@@ -22,10 +23,11 @@ __all__ = ["MaskedTexts", "canonical_entity", "mask_texts"]
 
 @dataclass(frozen=True, slots=True)
 class MaskedTexts:
-    """A text column without the personal data that was found in it, and how much was found."""
+    """A text column without the personal data that was found in it, how much was found, and by what."""
 
     values: pa.StringArray = field(repr=False)
-    found: Mapping[EntityKind, int]
+    found: Mapping[EntityKind | ModelKind, int]
+    detectors: tuple[str, ...] = ("patterns",)
 
 
 def mask_texts(
@@ -33,16 +35,18 @@ def mask_texts(
     default: Literal["label", "token"] = "label",
     *,
     pseudonymisers: Mapping[str, Pseudonymiser] | None = None,
-    kinds: Iterable[EntityKind | str] | None = None,
+    kinds: Iterable[EntityKind | ModelKind | str] | None = None,
     region: str = "CN",
+    names: Names = "off",
 ) -> MaskedTexts:
     """Replace what `find` finds in each text of an Arrow or Polars column.
 
     `label` writes the kind, ``<CN_MOBILE>``. `token` writes the token of the canonical identifier, which
     equals the token of the same identifier in a column of the same key, purpose and domain;
     `pseudonymisers` holds one for each token domain (`phone`, `email`, `resident_id`, `card`). What
-    cannot be made canonical is written as its label. Raises `BadInput` for a column that is not text and
-    `Misuse` for a domain without a pseudonymiser.
+    cannot be made canonical is written as its label. So is a name, always (``<PERSON>``): many people share
+    one, and its token would join strangers. `names` says whether names are looked for, as for `find`.
+    Raises `BadInput` for a column that is not text and `Misuse` for a domain without a pseudonymiser.
     """
     if isinstance(values, pl.Series):
         values = values.to_arrow()
@@ -54,18 +58,19 @@ def mask_texts(
         values = values.cast(pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise BadInput(f"A column of type {values.type} is not text.")
-    write: Callable[[EntityKind, str], str] = _label
+    write: Callable[[EntityKind | ModelKind, str], str] = _label
     if default == "token":
         write = _token_writer(pseudonymisers or {}, region)
     elif default != "label":
         raise Misuse("Text is rewritten by label or by token.")
     wanted = None if kinds is None else tuple(kinds)
-    counts: Counter[EntityKind] = Counter()
+    finders = name_finders(names)
+    counts: Counter[EntityKind | ModelKind] = Counter()
     encoded = values.dictionary_encode()
     weights = Counter(encoded.indices.drop_null().to_pylist())
     out: list[str | None] = []
-    for i, text in enumerate(encoded.dictionary.to_pylist()):
-        spans = find(text, wanted)
+    texts = encoded.dictionary.to_pylist()
+    for i, (text, spans) in enumerate(zip(texts, find_all(texts, wanted, names=finders), strict=True)):
         if not spans:
             out.append(text)
             continue
@@ -75,7 +80,8 @@ def mask_texts(
             at = span.end
             counts[span.kind] += weights[i]
         out.append("".join([*pieces, text[at:]]))
-    return MaskedTexts(pa.array(out, pa.string()).take(encoded.indices), dict(counts))
+    detectors = ("patterns", *(finder.detector for finder in finders))
+    return MaskedTexts(pa.array(out, pa.string()).take(encoded.indices), dict(counts), detectors)
 
 
 def canonical_entity(kind: EntityKind, written: str, *, region: str = "CN") -> bytes | Rejected:
@@ -88,18 +94,20 @@ def canonical_entity(kind: EntityKind, written: str, *, region: str = "CN") -> b
     return canonical_value(kind.domain, written, region=home)
 
 
-def _label(kind: EntityKind, _written: str) -> str:
+def _label(kind: EntityKind | ModelKind, _written: str) -> str:
     return f"<{kind}>"
 
 
 def _token_writer(
     pseudonymisers: Mapping[str, Pseudonymiser], region: str
-) -> Callable[[EntityKind, str], str]:
+) -> Callable[[EntityKind | ModelKind, str], str]:
     missing = {kind.domain for kind in EntityKind} - set(pseudonymisers)
     if missing:
         raise Misuse(f"Tokens in text need a pseudonymiser for: {', '.join(sorted(missing))}.")
 
-    def write(kind: EntityKind, written: str) -> str:
+    def write(kind: EntityKind | ModelKind, written: str) -> str:
+        if isinstance(kind, ModelKind):
+            return _label(kind, written)
         form = canonical_entity(kind, written, region=region)
         return (
             _label(kind, written) if isinstance(form, Rejected) else pseudonymisers[kind.domain].token(form)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from privacy.entities import EntityKind
+from privacy.entities import EntityKind, ModelKind
 from privacy.errors import BadInput
 
 __all__ = ["ColumnReport", "Manifest", "manifest_path"]
@@ -29,12 +29,17 @@ class ColumnReport:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A masked file's receipt: by which policy, how many rows, and the SHA-256 (hex) of the file."""
+    """A masked file's receipt: by which policy, how many rows, and the SHA-256 (hex) of the file.
+
+    `detectors` says for each column of free text what looked for personal data in it: ``patterns``, and the
+    language models with their versions.
+    """
 
     policy_hash: str
     rows: int
     output_sha256: str
     columns: Mapping[str, ColumnReport]
+    detectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """JSON values, with the format's name."""
@@ -52,7 +57,8 @@ class Manifest:
             if document.pop("format") != _FORMAT:
                 raise ValueError("format")
             columns = {name: ColumnReport(**report) for name, report in document.pop("columns").items()}
-            return cls(columns=columns, **document)
+            detectors = {name: tuple(ran) for name, ran in document.pop("detectors", {}).items()}
+            return cls(columns=columns, detectors=detectors, **document)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadInput(f"{path} is not a masking manifest.", code="bad_manifest") from None
 
@@ -71,9 +77,17 @@ class ReportCounter:
         self._missing = 0
         self._rejected: Counter[str] = Counter()
         self._found: Counter[str] = Counter()
+        self.detectors: tuple[str, ...] = ()
 
-    def add(self, missing: int, rejected: Mapping[str, int], found: Mapping[EntityKind, int]) -> None:
-        """Count one batch."""
+    def add(
+        self,
+        missing: int,
+        rejected: Mapping[str, int],
+        found: Mapping[EntityKind | ModelKind, int],
+        detectors: tuple[str, ...],
+    ) -> None:
+        """Count one batch; `detectors` are the same in each."""
+        self.detectors = detectors
         self._missing += missing
         self._rejected.update(rejected)
         self._found.update({str(kind): n for kind, n in found.items()})

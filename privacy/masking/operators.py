@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from privacy.detect.domains import CLASSES, canonical_values
+from privacy.detect.names import name_finders
 from privacy.detect.rewriting import mask_texts
-from privacy.entities import EntityKind
-from privacy.errors import BadInput, PolicyError
+from privacy.entities import EntityKind, ModelKind
+from privacy.errors import BadInput, MaskRefused, Misuse, PolicyError
 from privacy.keys import KeyRing
 from privacy.masking.buckets import (
     DateEdges,
@@ -57,7 +58,8 @@ class MaskedColumn:
     values: pa.Array | None = field(repr=False)
     missing: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
-    found: Mapping[EntityKind, int] = field(default_factory=dict)
+    found: Mapping[EntityKind | ModelKind, int] = field(default_factory=dict)
+    detectors: tuple[str, ...] = ()
 
 
 ColumnMask = Callable[[pa.Array], MaskedColumn]
@@ -272,7 +274,12 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Personal data in free text, replaced by its kind's name or by its token."""
+    """Personal data in free text, replaced by its kind's name or by its token; names always by ``<PERSON>``.
+
+    `names` says whether a language model looks for names of people: `off`, the default, so that the same
+    policy means the same everywhere; `require`, which refuses to mask where a model for one of `languages`
+    is not installed; `auto`, which makes do with the models that are there and lets the manifest tell.
+    """
 
     NAME: ClassVar[str] = "text"
     default: Literal["label", "token"]
@@ -280,33 +287,46 @@ class Text:
     purpose: str
     partner: str
     region: str
+    names: Literal["off", "auto", "require"] = "off"
+    languages: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, options: Options) -> Text:
-        """`default` (label or token); for tokens also `key` (required), `purpose`, `partner`; `region`."""
+        """`default` (label or token); for tokens also `key` (required), `purpose`, `partner`; `region`.
+
+        `names` (off, auto or require), and with auto or require `languages` (default: zh and en).
+        """
         region = options.region("region")
+        names, languages = options.names()
         match options.text("default", "label"):
             case "label":
-                return cls("label", None, _PURPOSE, "", region)
+                return cls("label", None, _PURPOSE, "", region, names, languages)
             case "token":
                 purpose = options.text("purpose", _PURPOSE) or _PURPOSE
-                return cls("token", options.key("key"), purpose, options.text("partner", "") or "", region)
+                partner = options.text("partner", "") or ""
+                return cls("token", options.key("key"), purpose, partner, region, names, languages)
         raise PolicyError(f"{options.place}: default is label or token.")
 
     def options(self) -> dict[str, object]:
-        """Everything that the replacement depends on but the key itself."""
-        if self.default == "label":
-            return {"default": "label", "region": self.region}
-        return {
-            "default": "token",
-            "key": self.key,
-            "purpose": self.purpose,
-            "partner": self.partner,
-            "region": self.region,
-        }
+        """Everything that the replacement depends on but the key itself.
+
+        `names` only where it is not off: policies from before there were names keep their hashes.
+        """
+        options: dict[str, object] = {"default": self.default, "region": self.region}
+        if self.default == "token":
+            options |= {"key": self.key, "purpose": self.purpose, "partner": self.partner}
+        if self.names != "off":
+            options |= {"names": self.names, "languages": list(self.languages)}
+        return options
 
     def bind(self, keyring: KeyRing) -> ColumnMask:
-        """Return a function that rewrites each distinct text."""
+        """Return a function that rewrites each distinct text; `MaskRefused` if it lacks a model."""
+        try:
+            finders = name_finders(self.names, self.languages)
+        except Misuse as missing:
+            raise MaskRefused(
+                missing.detail, rule="names_required", code=missing.code, advice=missing.advice
+            ) from None
         pseudonymisers: dict[str, Pseudonymiser] = {}
         if self.key is not None:
             for domain in sorted({kind.domain for kind in EntityKind}):
@@ -314,9 +334,9 @@ class Text:
 
         def mask(column: pa.Array) -> MaskedColumn:
             masked = mask_texts(
-                _text(column), self.default, pseudonymisers=pseudonymisers, region=self.region
+                _text(column), self.default, pseudonymisers=pseudonymisers, region=self.region, names=finders
             )
-            return MaskedColumn(masked.values, column.null_count, {}, masked.found)
+            return MaskedColumn(masked.values, column.null_count, {}, masked.found, masked.detectors)
 
         return mask
 

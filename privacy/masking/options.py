@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import phonenumbers
 
@@ -58,6 +59,22 @@ class Options:
         if value not in phonenumbers.SUPPORTED_REGIONS:
             raise PolicyError(f"{self.place}: {name} is a two-letter country code.")
         return str(value)
+
+    def names(self) -> tuple[Literal["off", "auto", "require"], tuple[str, ...]]:
+        """`names` (off if absent), and in which `languages` (zh and en if absent; none if off)."""
+        match self.value("names"):
+            case None | False | "off":  # unquoted, YAML reads off as false
+                return "off", ()
+            case "auto" | "require" as names:
+                pass
+            case _:
+                raise PolicyError(f"{self.place}: names is off, auto or require.")
+        languages = self.value("languages")
+        if languages is None:
+            return names, ("en", "zh")
+        if not isinstance(languages, list) or not languages or any(x not in ("en", "zh") for x in languages):
+            raise PolicyError(f"{self.place}: languages is a list of zh and en.")
+        return names, tuple(sorted(set(languages)))
 
     def finish(self) -> None:
         """Refuse options that nobody asked for: a misspelt one must not be silently without effect."""

@@ -32,7 +32,8 @@ def mask_table(
     Formats go by suffix (CSV, TSV, Parquet, Arrow IPC) and may differ. `dst` is replaced if it exists. On
     any error, and on an interrupt, nothing is written. Raises
 
-    - `MaskRefused` (code `unknown_column`) if the table has a column that the policy does not name,
+    - `MaskRefused` (code `unknown_column`) if the table has a column that the policy does not name, or
+      (code `name_finder_missing`) if the policy requires a language model that is not installed,
     - `BadInput` if the policy names a column that the table does not have (code `missing_column`), if the
       table cannot be read, or if a value has no place in a bucket,
     - `StorageError` if the disk refuses.
@@ -103,7 +104,9 @@ def _mask(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _disk(draft, error) from error
-    return Manifest(policy.hash, rows, digest, {name: counters[name].report() for name in names})
+    reports = {name: counters[name].report() for name in names}
+    detectors = {name: counter.detectors for name, counter in counters.items() if counter.detectors}
+    return Manifest(policy.hash, rows, digest, reports, detectors)
 
 
 def _same_columns(source: Path, names: list[str], policy: Policy) -> None:
@@ -143,7 +146,7 @@ def _mask_batch(
             raise BadInput(
                 f"{source.name}: column {name}: {error.detail}", code=error.code, advice=error.advice
             ) from None
-        counters[name].add(masked.missing, masked.rejected, masked.found)
+        counters[name].add(masked.missing, masked.rejected, masked.found, masked.detectors)
         if masked.values is not None:
             columns[name] = masked.values
     if not columns:
