@@ -11,34 +11,28 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-import clean_room.api
-import consent.api
-import federated.api
 from clean_room.collaboration import Collaborations, PartnerPin
 from clean_room.datasets import Catalogue
-from clean_room.group.pool import BlindingPool
-from clean_room.service import CleanRoom, Settings
 from clean_room.storage import Store
 from comity.access import AccessKeys
 from comity.config import NodeConfig
 from comity.database import check_migrated, migrate, open_engine
-from comity.guards import NodeGuards
 from comity.identity import Identity, RequestVerifier
 from comity.metrics import Metrics
-from comity.node import Node
 from comity.nonces import NonceStore
 from comity.peers import Peers
-from comity.pump import FeedPump
 from comity.records import Records
-from consent.feed import Feed
 from consent.gate import ConsentGate
 from consent.ledger import EntryAudit, Ledger
 from consent.peers import PeerConnection
-from federated.runtime import TrainingService, TrainingSettings
 from privacy.budget import BudgetLedger, Cost
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
+
+if TYPE_CHECKING:
+    from comity.node import Node
 
 __all__ = ["build_node", "open_records"]
 
@@ -156,6 +150,19 @@ def build_node(config: NodeConfig, *, clock: Clock, random: Random) -> Node:
 
 
 def _assemble(records: Records) -> Node:
+    # Loaded here because the web framework and Flower take longer to load than a command on a node's
+    # directory, which only opens the records, takes to run.
+    import clean_room.api
+    import consent.api
+    import federated.api
+    from clean_room.group.pool import BlindingPool
+    from clean_room.service import CleanRoom, Settings
+    from comity.guards import NodeGuards
+    from comity.node import Node
+    from comity.pump import FeedPump
+    from consent.feed import Feed
+    from federated.runtime import TrainingService, TrainingSettings
+
     config, engine, ledger = records.config, records.engine, records.ledger
     access = AccessKeys(engine, clock=records.clock, random=records.random)
     verifier = RequestVerifier(

@@ -24,28 +24,32 @@ False
 
 from __future__ import annotations
 
-from consent.api import Guards, create_router
-from consent.checkpoint import Checkpoint
-from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
-from consent.feed import Enforcement, Feed, FeedStatus, Pumped
-from consent.gate import ConsentGate, GateResult
-from consent.imports import ImportReport, import_table
-from consent.ledger import EntryAudit, Ledger, Recorded
-from consent.notes import VerifierKey
-from consent.peers import PairKeys, PeerConnection, PeerResponse
-from consent.proofs import EntryProof
-from consent.purposes import PurposePolicy
-from consent.receipts import (
-    AbsenceProof,
-    GateEvidence,
-    PseudonymSet,
-    ReceiptProof,
-    UseReceipt,
-    verify_absence,
-)
-from consent.sql import SqlStore, metadata
-from consent.state import Decision, Reason
-from consent.verify import LogReport, Outcome, directory_reader, url_reader, verify_ledger, verify_log
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from consent.api import Guards, create_router
+    from consent.checkpoint import Checkpoint
+    from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
+    from consent.feed import Enforcement, Feed, FeedStatus, Pumped
+    from consent.gate import ConsentGate, GateResult
+    from consent.imports import ImportReport, import_table
+    from consent.ledger import EntryAudit, Ledger, Recorded
+    from consent.notes import VerifierKey
+    from consent.peers import PairKeys, PeerConnection, PeerResponse
+    from consent.proofs import EntryProof
+    from consent.purposes import PurposePolicy
+    from consent.receipts import (
+        AbsenceProof,
+        GateEvidence,
+        PseudonymSet,
+        ReceiptProof,
+        UseReceipt,
+        verify_absence,
+    )
+    from consent.sql import SqlStore, metadata
+    from consent.state import Decision, Reason
+    from consent.verify import LogReport, Outcome, directory_reader, url_reader, verify_ledger, verify_log
 
 __all__ = [
     "AbsenceProof",
@@ -91,3 +95,55 @@ __all__ = [
     "verify_log",
     "withdraw",
 ]
+
+# Names are fetched when first asked for: a command on a node's directory should not load the web framework.
+_HOME = {
+    "AbsenceProof": "receipts",
+    "Checkpoint": "checkpoint",
+    "ConsentGate": "gate",
+    "Decision": "state",
+    "Enforcement": "feed",
+    "EntryAudit": "ledger",
+    "EntryProof": "proofs",
+    "Event": "events",
+    "EventType": "events",
+    "Feed": "feed",
+    "FeedStatus": "feed",
+    "GateEvidence": "receipts",
+    "GateResult": "gate",
+    "Guards": "api",
+    "Identifier": "events",
+    "ImportReport": "imports",
+    "Ledger": "ledger",
+    "LogReport": "verify",
+    "Outcome": "verify",
+    "PairKeys": "peers",
+    "PeerConnection": "peers",
+    "PeerResponse": "peers",
+    "PseudonymSet": "receipts",
+    "Pumped": "feed",
+    "PurposePolicy": "purposes",
+    "Reason": "state",
+    "ReceiptProof": "receipts",
+    "Recorded": "ledger",
+    "SqlStore": "sql",
+    "UseReceipt": "receipts",
+    "VerifierKey": "notes",
+    "create_router": "api",
+    "directory_reader": "verify",
+    "grant": "events",
+    "import_table": "imports",
+    "metadata": "sql",
+    "refuse": "events",
+    "url_reader": "verify",
+    "verify_absence": "receipts",
+    "verify_ledger": "verify",
+    "verify_log": "verify",
+    "withdraw": "events",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

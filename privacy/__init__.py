@@ -18,21 +18,25 @@ Two partners write the same person in the same way, and neither shows the other 
 
 from __future__ import annotations
 
-from privacy.budget import AuditSink, BudgetKey, BudgetLedger, BudgetStatus, Cost
-from privacy.identifiers import (
-    PROFILES,
-    CanonicalColumn,
-    Kind,
-    Profile,
-    Rejected,
-    canonical,
-    canonical_column,
-    match_key,
-)
-from privacy.keys import KeyManagement, KeyRing
-from privacy.noise import discrete_gaussian, discrete_laplace, half_width_for, truncated_discrete_laplace
-from privacy.pseudonyms import Pseudonymiser
-from privacy.signing import PublicKey, SigningKey
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from privacy.budget import AuditSink, BudgetKey, BudgetLedger, BudgetStatus, Cost
+    from privacy.identifiers import (
+        PROFILES,
+        CanonicalColumn,
+        Kind,
+        Profile,
+        Rejected,
+        canonical,
+        canonical_column,
+        match_key,
+    )
+    from privacy.keys import KeyManagement, KeyRing
+    from privacy.noise import discrete_gaussian, discrete_laplace, half_width_for, truncated_discrete_laplace
+    from privacy.pseudonyms import Pseudonymiser
+    from privacy.signing import PublicKey, SigningKey
 
 __all__ = [
     "PROFILES",
@@ -58,3 +62,36 @@ __all__ = [
     "match_key",
     "truncated_discrete_laplace",
 ]
+
+# Names are fetched when first asked for: every room imports `privacy.errors` through this package, and a
+# command should not load the phone number tables and the noise library to say what went wrong.
+_HOME = {
+    "PROFILES": "identifiers",
+    "AuditSink": "budget",
+    "BudgetKey": "budget",
+    "BudgetLedger": "budget",
+    "BudgetStatus": "budget",
+    "CanonicalColumn": "identifiers",
+    "Cost": "budget",
+    "KeyManagement": "keys",
+    "KeyRing": "keys",
+    "Kind": "identifiers",
+    "Profile": "identifiers",
+    "Pseudonymiser": "pseudonyms",
+    "PublicKey": "signing",
+    "Rejected": "identifiers",
+    "SigningKey": "signing",
+    "canonical": "identifiers",
+    "canonical_column": "identifiers",
+    "discrete_gaussian": "noise",
+    "discrete_laplace": "noise",
+    "half_width_for": "noise",
+    "match_key": "identifiers",
+    "truncated_discrete_laplace": "noise",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
