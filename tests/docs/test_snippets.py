@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "README.zh-CN.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 _FENCE = re.compile(
     r"(?P<skip><!-- shown, not run: [^\n]+ -->\n+)?```(?P<language>python|console)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -75,7 +75,15 @@ def _end_group(group: int) -> None:
         return
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def _shared(document: Path) -> object:
+    """The document as a test parameter, kept with the other users of the demonstration if it is one."""
+    together = (
+        [pytest.mark.xdist_group("demonstration")] if "two-nodes/" in document.read_text("utf-8") else []
+    )
+    return pytest.param(document, id=document.name, marks=together)
+
+
+@pytest.mark.parametrize("document", [_shared(document) for document in DOCUMENTS])
 def test_every_snippet_of_the_document_runs(
     document: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -118,6 +126,22 @@ def test_every_snippet_of_the_document_runs(
     finally:
         for group in groups:
             _end_group(group)
+
+
+def _shown(name: str) -> list[str]:
+    """The commands and code of a README, without what a translator translates: comments, texts, data."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = []
+    for match in _FENCE.finditer(text):
+        for line in match["body"].splitlines():
+            ascii_only = re.sub(r'#.*|f".*"|[^\x00-\x7f]+', "", line).rstrip()
+            if match["language"] == "python" or line.startswith(("$ ", ">   ")):
+                lines.append(ascii_only)
+    return lines
+
+
+def test_both_readmes_show_the_same_commands_and_code() -> None:
+    assert _shown("README.zh-CN.md") == _shown("README.md")
 
 
 def test_a_promise_not_kept_is_noticed() -> None:
