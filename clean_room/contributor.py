@@ -322,6 +322,7 @@ class ContributorDesk:
             self._gate,
             kind=query.key,
             purpose=query.purpose,
+            also_for=query.also_for,
             partner=session.pin.name,
             profile=agreement.terms.key_profile,
             dimensions=query.partner_dimensions,

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from clean_room.agreements import ColumnOffer
 from clean_room.datasets import Dataset, Extract
 from consent.receipts import GateEvidence, PseudonymSet
+from consent.subjects import IDENTIFIER_PROFILE
 from privacy.errors import BadInput
 from privacy.identifiers import canonical_column
 
@@ -82,12 +83,15 @@ def prepare(
     purpose: str,
     partner: str,
     profile: str,
+    also_for: Sequence[str] = (),
     dimensions: Sequence[str] = (),
     segment: str | None = None,
     column: ColumnOffer | None = None,
 ) -> QueryInput:
     """Read, normalise, deduplicate, pass through the consent gate and split.
 
+    The gate knows people by the ledger's own profile, whatever the partners join on. Who may go in is who
+    allowed `purpose` and all of `also_for`; the evidence is of `purpose`, over exactly those people.
     Raises what `Dataset.extract` raises, and `BadInput(no_usable_identifiers)` when not one row has an
     identifier that is one.
     """
@@ -119,7 +123,14 @@ def prepare(
         keep &= valued
         numbers = np.clip(extract.values, column.lower, column.upper)
     chosen = np.flatnonzero(keep)
-    gated = gate.filter(kind, values.take(pa.array(chosen)), purpose=purpose, partner=partner)
+    known = values
+    if profile != IDENTIFIER_PROFILE:
+        known = canonical_column(kind, extract.keys, IDENTIFIER_PROFILE, region=dataset.region).values
+    asked = len(chosen)
+    for further in also_for:
+        before = gate.filter(kind, known.take(pa.array(chosen)), purpose=further, partner=partner)
+        chosen = chosen[np.asarray(before.mask, dtype=np.bool_)]
+    gated = gate.filter(kind, known.take(pa.array(chosen)), purpose=purpose, partner=partner)
     allowed = chosen[np.asarray(gated.mask, dtype=np.bool_)]
 
     groups = max(1, _cell_count(dataset, dimensions))
@@ -134,7 +145,7 @@ def prepare(
             rows=len(values),
             rejected=dict(canonical.rejected),
             duplicates=duplicates,
-            denied=len(chosen) - len(allowed),
+            denied=asked - len(allowed),
             outside_cells=outside,
             missing_value=missing,
             people=len(allowed),

@@ -78,7 +78,8 @@ def may_follow(current: JobState, following: JobState) -> bool:
 class Query:
     """What an analyst asks: which own dataset against which of the partner's, why, and split by what.
 
-    `column` and `statistic` are for `measure` only. `epsilon` of None asks for the collaboration's.
+    `column` and `statistic` are for `measure` only. `epsilon` of None asks for the collaboration's. Those go
+    in who allowed `purpose` and every one of `also_for`, such as the model an alignment is made for.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -95,6 +96,7 @@ class Query:
     column: str | None = None
     statistic: Literal["sum", "count", "mean"] = "mean"
     epsilon: float | None = None
+    also_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.kind == "measure") != (self.column is not None):
@@ -103,6 +105,8 @@ class Query:
             raise Misuse("an alignment is not split into cells.", code="malformed_query")
         if self.epsilon is not None and not 0 < self.epsilon <= 20:
             raise Misuse("epsilon must be above 0 and at most 20.", code="malformed_query")
+        if len(self.also_for) > 8:
+            raise Misuse("a query is for at most 8 further purposes.", code="malformed_query")
 
     def document(self) -> dict[str, Any]:
         return asdict(self)

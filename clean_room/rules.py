@@ -101,7 +101,7 @@ class QueryTypeAgreed:
 class PurposeAgreed:
     def check(self, asked: Asked) -> None:
         allowed = asked.agreement.terms.purposes
-        if asked.query.purpose not in allowed:
+        if not {asked.query.purpose, *asked.query.also_for} <= set(allowed):
             raise Refused(
                 "that purpose is not agreed.",
                 code="purpose_not_agreed",

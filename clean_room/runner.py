@@ -150,6 +150,7 @@ class AnalystRunner:
             self._gate,
             kind=query.key,
             purpose=query.purpose,
+            also_for=query.also_for,
             partner=pin.name,
             profile=agreement.terms.key_profile,
             dimensions=query.dimensions,

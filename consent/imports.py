@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from consent.events import Event, EventType, Identifier
 from consent.ledger import Ledger
+from consent.subjects import IDENTIFIER_PROFILE
 from privacy.errors import BadInput, ComityError
 from privacy.identifiers import canonical_column
 
@@ -89,7 +90,6 @@ def import_table(
     purpose: str | None = None,
     partner: str | None = None,
     decision: str | None = None,
-    profile: str = "comity-1",
     region: str = "CN",
     method: str = "import",
     progress: Callable[[int, int], None] | None = None,
@@ -117,7 +117,7 @@ def import_table(
     rows = data.num_rows
     errors: list[RowError] = []
     kinds = {name: identifiers[name] for name in columns}
-    people, ignored = _people(data, kinds, profile, region)
+    people, ignored = _people(data, kinds, region)
     cells = {name: _cells(data, name) for name in _OTHER if name in data.column_names}
     defaults = {"decision": decision, "purpose": purpose, "partner": partner}
     events: list[Event] = []
@@ -159,14 +159,14 @@ class ImportRefused(BadInput):
 
 
 def _people(
-    data: pa.Table, kinds: Mapping[str, str], profile: str, region: str
+    data: pa.Table, kinds: Mapping[str, str], region: str
 ) -> tuple[list[tuple[Identifier, ...]], Counter[str]]:
     """The canonical identifiers of every row, and how many could not be read, by code."""
     ignored: Counter[str] = Counter()
     out: list[tuple[Identifier, ...]] = [()] * data.num_rows
     for name, kind in kinds.items():
         try:
-            made = canonical_column(kind, data.column(name), profile, region=region)
+            made = canonical_column(kind, data.column(name), IDENTIFIER_PROFILE, region=region)
         except (pa.ArrowException, ComityError) as error:
             raise BadInput(
                 f"The column {name} cannot be read as {kind} addresses.", code="bad_column"

@@ -139,6 +139,8 @@ class Coordinator:
             dataset=request.dataset,
             partner_dataset=request.partner_dataset,
             purpose=request.align_purpose or request.purpose,
+            # Whoever said no to the model on either side is not lined up for it in the first place.
+            also_for=() if request.align_purpose in (None, request.purpose) else (request.purpose,),
             key=request.key,
         )
         job = self._clean_room.submit(query, principal=run.principal, idempotency_key=f"training-{run.id}")
@@ -176,7 +178,6 @@ class Coordinator:
             dataset=dataset,
             row_index=alignment.row_index,
             kind=request.key,
-            profile=agreement.terms.key_profile,
         )
         self._gate.approve(
             GateGrant(

@@ -123,7 +123,7 @@ class Participant:
                 rule="column_allowed",
                 advice="The partner lists its training columns in its own datasets.toml.",
             )
-        source = self._aligned(partner, offer, agreement)
+        source = self._aligned(partner, offer)
         terms = offer.terms(len(columns))
         now = self._clock().isoformat()
         run = Run(
@@ -284,7 +284,7 @@ class Participant:
     def _own(self, agreement: Agreement) -> str:
         return agreement.of_key(self._own_key).name
 
-    def _aligned(self, partner: str, offer: RunOffer, agreement: Agreement) -> AlignedRows:
+    def _aligned(self, partner: str, offer: RunOffer) -> AlignedRows:
         job = self._settled(offer.alignment)
         if job.partner != partner or job.query.kind != "align" or job.query.key != offer.key:
             raise Refused("That alignment is not one of this partner's.", code="unknown_alignment")
@@ -295,7 +295,6 @@ class Participant:
             dataset=self._catalogue[offer.dataset],
             row_index=alignment.row_index,
             kind=offer.key,
-            profile=agreement.terms.key_profile,
         )
 
     def _settled(self, job: str, patience: float = 5.0) -> Job:

@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 
 from clean_room.noise import DrawnNoise
-from privacy.errors import Misuse, Tampered
+from consent.events import grant, refuse
+from privacy.errors import Misuse, Refused, Tampered
+from privacy.identifiers import PROFILES
 
 
 def shared_spend(tables) -> pl.Series:
@@ -96,3 +98,33 @@ def test_aligned_rows_read_back_only_listed_columns(pair):
     with pytest.raises(Misuse) as refused:
         dataset.take(["email"], alignment.row_index)
     assert refused.value.code == "column_not_allowed"
+
+
+def test_whoever_refused_what_the_alignment_is_for_is_not_lined_up(make_pair):
+    pair = make_pair()
+    pair.agree_anew(purposes=("overlap.align", "model.credit"))
+    for node, people, partner in ((pair.bank, range(280), "shop"), (pair.shop, range(80, 380), "bank")):
+        node.ledger.record([grant(pair.identifiers(i), "model.credit", partner=partner) for i in people])
+    pair.shop.ledger.record(
+        [refuse(pair.identifiers(i), "model.credit", partner="bank") for i in range(80, 110)]
+    )
+    job = pair.bank.run(pair.query("align", also_for=("model.credit",)))
+    assert job.state == "succeeded", job.error
+    assert job.result["value"] == 170
+    assert pair.shop.wait(job.id).input["denied_by_consent"] == 30
+    assert sorted(pair.bank.service.alignment(job.id).row_index) == list(range(110, 280))
+
+
+def test_a_further_purpose_must_be_agreed_too(pair):
+    with pytest.raises(Refused) as caught:
+        pair.bank.service.submit(pair.query("align", also_for=("model.credit",)), principal="ana")
+    assert caught.value.code == "purpose_not_agreed"
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_consent_is_found_whatever_profile_the_partners_join_on(make_pair, profile):
+    pair = make_pair()
+    pair.agree_anew(key_profile=profile)
+    job = pair.bank.run(pair.query("align", key="phone"))
+    assert job.result["value"] == 200
+    assert pair.shop.wait(job.id).input["denied_by_consent"] == 0

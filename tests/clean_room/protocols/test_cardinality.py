@@ -201,7 +201,9 @@ def test_the_same_person_twice_in_a_segment_is_refused_on_both_sides(
 
 
 @pytest.mark.parametrize(
-    "bad", [[], [pa.array([b"a", None], pa.binary())], [pa.array(["text"])], [pa.array([1, 2])]], ids=str
+    "bad",
+    [[], [pa.array([b"a", None], pa.binary())], [pa.array(["text"])], [pa.array([1, 2])]],
+    ids=["no segment", "a null", "text", "numbers"],
 )
 def test_input_that_does_not_fit_the_terms_is_refused(
     new_pair: Any, overlap_terms: Any, people: Any, bad: Any
