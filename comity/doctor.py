@@ -108,7 +108,7 @@ def _exposure(config: NodeConfig) -> str:
 
 
 def _engine(config: NodeConfig) -> str:
-    from clean_room.group.blinding import choose_blinder
+    from clean_room.group.engines import choose_blinder
 
     chosen = choose_blinder(config.engine.blinder)
     return f"{chosen.name}, {config.engine.workers or 'no'} worker processes"

@@ -15,7 +15,8 @@ True
 
 from __future__ import annotations
 
-from clean_room.group.blinding import Blinder, CryptographyBlinder, choose_blinder, new_scalar
+from clean_room.group.blinding import Blinder, CryptographyBlinder, new_scalar
+from clean_room.group.engines import choose_blinder
 from clean_room.group.hash_to_curve import DST, hash_to_curve
 from clean_room.group.points import Points
 from clean_room.group.pool import BlindingPool

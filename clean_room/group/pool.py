@@ -16,7 +16,8 @@ from typing import Self, TypeAlias
 import pyarrow as pa
 
 from clean_room.errors import BadInput, Misuse
-from clean_room.group.blinding import Blinder, check_canonical, check_lengths, choose_blinder
+from clean_room.group.blinding import Blinder, check_canonical, check_lengths
+from clean_room.group.engines import choose_blinder
 from clean_room.group.hash_to_curve import DST, hash_column
 from clean_room.group.points import WHOLE, Buffer
 from clean_room.group.worker import BLIND, HASH_AND_BLIND, WorkerLost, decode_answer, encode_request, pack

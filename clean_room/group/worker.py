@@ -22,7 +22,8 @@ from typing import IO
 import pyarrow as pa
 
 from clean_room.errors import BadInput, ComityError, EngineUnavailable, Misuse, PeerViolation, StorageError
-from clean_room.group.blinding import Blinder, choose_blinder
+from clean_room.group.blinding import Blinder
+from clean_room.group.engines import choose_blinder
 from clean_room.group.hash_to_curve import hash_column
 from clean_room.group.points import WHOLE, Buffer
 

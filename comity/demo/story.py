@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clean_room.agreements import Terms
-from clean_room.group.blinding import choose_blinder
+from clean_room.group.engines import choose_blinder
 from clean_room.schemas import AcceptIn, InviteIn, JobOut, QueryIn
 from comity.demo.calls import NodeCalls, calls_to
 from comity.demo.data import LABEL, SHOP_FEATURES, load

@@ -236,14 +236,15 @@ def test_the_joint_model_is_as_good_as_one_on_pooled_plain_data(run: Run) -> Non
     joint, alone, people = pooled_auc(run, 0)
     assert abs(found["auc_joint"] - joint) <= 0.002
     assert abs(found["auc_alone"] - alone) <= 0.002
-    assert found["people"] == people == len(run.shared("overlap.align"))
+    assert found["people"] == people == len(run.shared("overlap.align") & run.shared("model.credit"))
     assert found["auc_joint"] > found["auc_alone"] + 0.05
 
 
 def test_the_model_after_the_opt_outs_is_the_one_without_those_people(run: Run) -> None:
     joint, _, people = pooled_auc(run, 1)
     assert abs(run.outcome["model"]["auc_joint_after_optout"] - joint) <= 0.002
-    assert people == len(run.shared("overlap.align", after=True))
+    agreed = run.shared("overlap.align", after=True) & run.shared("model.credit", after=True)
+    assert people == len(agreed)
 
 
 def test_opt_outs_reach_the_partner_and_absence_is_proved(run: Run) -> None:

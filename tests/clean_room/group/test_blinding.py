@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clean_room.errors import EngineUnavailable, Misuse, PeerViolation
-from clean_room.group import CryptographyBlinder, blinding, choose_blinder, hash_to_curve, new_scalar
-from clean_room.group.blinding import BASE_POINT, EngineDisagreement, check_canonical, cross_check
+from clean_room.group import CryptographyBlinder, choose_blinder, engines, hash_to_curve, new_scalar
+from clean_room.group.blinding import BASE_POINT, check_canonical
+from clean_room.group.engines import EngineDisagreement, cross_check
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 RFC7748 = json.loads((VECTORS / "x25519_rfc7748.json").read_text())
@@ -148,14 +149,14 @@ def test_an_engine_that_is_right_passes() -> None:
 
 
 def test_auto_falls_back_from_a_wrong_engine_and_a_named_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(blinding._FAST, "ipp", lambda: Wrong("one bit"))
+    monkeypatch.setitem(engines._FAST, "ipp", lambda: Wrong("one bit"))
     assert choose_blinder("auto").name == "cryptography"
     with pytest.raises(EngineDisagreement):
         choose_blinder("ipp")
 
 
 def test_auto_takes_a_fast_engine_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(blinding._FAST, "ipp", lambda: Wrong("none"))
+    monkeypatch.setitem(engines._FAST, "ipp", lambda: Wrong("none"))
     assert choose_blinder("auto").name == "ipp"
 
 

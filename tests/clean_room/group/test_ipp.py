@@ -12,7 +12,8 @@ import pytest
 
 from clean_room.errors import EngineUnavailable, PeerViolation
 from clean_room.group import CryptographyBlinder, choose_blinder, hash_to_curve, ipp, new_scalar
-from clean_room.group.blinding import BASE_POINT, cross_check
+from clean_room.group.blinding import BASE_POINT
+from clean_room.group.engines import cross_check
 from clean_room.group.ipp import IppBlinder, cpu_supports_ifma, eight_lanes, load_library
 
 REFERENCE = CryptographyBlinder()
