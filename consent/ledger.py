@@ -422,9 +422,17 @@ class Ledger:
     def absence_proof(self, receipt_id: str, kind: str, canonical: bytes) -> tuple[AbsenceProof, UseReceipt]:
         """Proof that a person was not in a use. Raises MemberPresent if they were, UnknownReceipt.
 
-        To be checked with `verify_absence(proof, receipt.set_root, member_leaf(…))`.
+        `kind` must be what the use was keyed by (`Misuse(wrong_key_kind)`): an e-mail address is never in a
+        set of telephone numbers, whoever it belongs to. To be checked with
+        `verify_absence(proof, receipt.set_root, member_leaf(…))`.
         """
         _, receipt = self.receipt(receipt_id)
+        if kind != receipt.evidence.key_kind:
+            raise Misuse(
+                f"This use was keyed by {receipt.evidence.key_kind}.",
+                code="wrong_key_kind",
+                advice="Name the person by that kind of identifier.",
+            )
         return self.members(receipt_id).prove_absent(self.member_leaf(receipt_id, kind, canonical)), receipt
 
     def new_receipt_id(self) -> str:

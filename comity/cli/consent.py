@@ -277,7 +277,10 @@ def receipt(
     with opened(directory) as records:
         ledger = records.ledger
         proofs = []
-        for kind, form in identifiers(email, phone, region):
+        _, used = ledger.receipt(receipt_id)
+        named = identifiers(email, phone, region)
+        # Of two identifiers only the kind the use was keyed by says anything; alone, the other is refused.
+        for kind, form in [i for i in named if i[0] == used.evidence.key_kind] or named:
             absence, used = ledger.absence_proof(receipt_id, kind, form)
             leaf = ledger.member_leaf(receipt_id, kind, form)
             verify_absence(absence, used.set_root, leaf)

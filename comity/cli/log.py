@@ -60,19 +60,20 @@ def verify(
         comity log verify https://shop.example/log --key shop.vkey --known seen.checkpoint
     """
     from comity.cli.progress import counter
+    from consent.verify import directory_reader, verify_ledger, verify_log
 
+    since = None if max_age is None else dt.datetime.now(dt.UTC) - dt.timedelta(hours=max_age)
     if target is None:
-        from consent.verify import verify_ledger
-
         with opened(directory) as records:
             report = verify_ledger(records.ledger)
+            verifier = _key(key or records.ledger.vkey)
+            if report.ok and (key or known is not None or since is not None):
+                files = directory_reader(records.config.log_dir)
+                report = verify_log(files, verifier, known=_known(known, verifier), not_older_than=since)
     else:
-        from consent.verify import verify_log
-
         if not key:
             raise typer.BadParameter("a log is verified against its key", param_hint="--key")
         verifier = _key(key)
-        since = None if max_age is None else dt.datetime.now(dt.UTC) - dt.timedelta(hours=max_age)
         with counter("entries checked") as count:
             report = verify_log(
                 _reader(target),

@@ -39,12 +39,14 @@ _MOBILE = re.compile(
     + r"|1(?P<each>[ .-])[3-9](?:(?P=each)[0-9]){9})"
     + _END
 )
-# 0.13812345678 and 31.13812345678 are measurements; 1.13812345678 is the first item of a list.
-_DECIMAL_BEFORE = re.compile(r"(?:(?<![0-9])0|[0-9]{2})\.\Z")
-# SO-13812345678 and 2023-13812345678 are order numbers; Tel-13812345678 is not.
-_CODE_BEFORE = re.compile(r"(?<![0-9A-Za-z])([A-Za-z]{2,}[0-9]*|[A-Za-z][0-9]+|[0-9]{4,})[-_#/]\Z")
+# 0.13812345678 and 31.13812345678 are measurements; 1.13812345678 is an item of a list, and so is 12. where a
+# line begins.
+_DECIMAL_BEFORE = re.compile(r"(?:(?<![0-9])0|(?<!\A)(?<![\n0-9])[0-9]{2})\.\Z")
+# SO-13812345678 and 2023-13812345678 are order numbers; Tel-13812345678 and Zhang-13812345678 are not: a code
+# is short and in capitals, or holds a digit.
+_CODE_BEFORE = re.compile(r"(?<![0-9A-Za-z])([A-Z]{2,4}|[A-Za-z]+[0-9]+|[0-9]{4,})[-_#/]\Z")
 _CONTACT_WORDS = frozenset(
-    "tel tele telephone phone mobile mob cell cellphone call sms fax contact whatsapp wechat wx vx cn".split()  # noqa: SIM905
+    "tel tele telephone phone mobile mob cell cellphone call sms fax contact wechat wx vx qq cn".split()  # noqa: SIM905
 )
 
 

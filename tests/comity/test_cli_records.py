@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from comity.cli import app
+from consent.notes import VerifierKey
+from privacy.signing import SigningKey
 
 ALICE, ALICE_PHONE = "Alice.Somebody@Example.com", "138-0013-8000"
 
@@ -137,6 +139,13 @@ def test_the_log_is_shown_proved_and_verified(bank: Path, tmp_path: Path) -> Non
     args = ["log", "verify", bank / "log", "--key", tmp_path / "vkey"]
     assert as_json(*args, "--known", tmp_path / "seen", "--max-age", "1")["outcome"] == "ok"
     assert as_json("consent", "receipt", "--dir", bank) == {"receipts": []}
+    # What is asked of the node's own log is asked, not passed over.
+    own = ["log", "verify", "--dir", bank]
+    assert as_json(*own, "--known", tmp_path / "seen", "--key", tmp_path / "vkey")["outcome"] == "ok"
+    assert invoke(*own, "--max-age", "0")[0] == 6
+    other = SigningKey.generate()
+    forged = VerifierKey(shown["origin"], other.public.bytes32).to_text()
+    assert invoke(*own, "--key", forged)[0] == 4
 
 
 def test_a_changed_log_and_a_missing_file_have_their_own_exit_codes(bank: Path, tmp_path: Path) -> None:

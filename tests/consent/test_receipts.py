@@ -71,6 +71,14 @@ def test_after_an_opt_out_every_later_receipt_proves_absence(granted):
         verify_absence(proof, receipt.set_root, granted.member_leaf(after.id, *PEOPLE[4]))
 
 
+def test_another_kind_of_identifier_than_the_uses_own_proves_nothing(granted):
+    receipt, members = use(granted)
+    granted.record_use(receipt, members)
+    with pytest.raises(Misuse) as caught:
+        granted.absence_proof(receipt.id, "phone", b"+8613800138000")
+    assert caught.value.code == "wrong_key_kind"
+
+
 def test_a_receipt_is_proved_from_the_log_alone(granted):
     receipt, members = use(granted)
     index = granted.record_use(receipt, members)
