@@ -234,7 +234,11 @@ class ActiveParty:
 
 
 class PassiveParty:
-    """The feature holder. `random` draws masks and smudging; the operating system's by default."""
+    """The feature holder. `random` draws masks and smudging; the operating system's by default.
+
+    It takes part in the agreed rounds and one evaluation after the last, whatever the label holder asks for:
+    how much a run may reveal was judged by their number.
+    """
 
     def __init__(
         self,
@@ -252,11 +256,14 @@ class PassiveParty:
         self._split = terms.partition()
         self._weights: Floats | None = None
         self._standardiser: Standardiser | None = None
+        self._evaluated = False
 
     def train(self, number: int, nonce: str) -> Outcome:
-        """One round, answering the active side until it closes."""
+        """One round, answering the active side until it closes. Raises PeerViolation past the last."""
         began = time.monotonic()
         with _ending(self._channel):
+            if not 1 <= number <= self._terms.rounds:
+                raise PeerViolation("A round was asked for beyond those agreed.", code="round_not_agreed")
             rows = self._gate.features(self._terms.run, number, self._terms.purpose, nonce=nonce)
             train = self._split.train
             features, live = rows.matrix(self._columns)[train], rows.mask[train]
@@ -286,9 +293,17 @@ class PassiveParty:
             channel.send(direction.to_bytes())
 
     def evaluate(self, number: int, nonce: str) -> Outcome:
-        """Send this side's partial scores of the held-out rows; rows it may not use score zero."""
+        """Send this side's partial scores of the held-out rows; rows it may not use score zero.
+
+        Once, as the round after the last: raises PeerViolation otherwise.
+        """
         began = time.monotonic()
         with _ending(self._channel):
+            if number != self._terms.rounds + 1 or self._evaluated:
+                raise PeerViolation(
+                    "An evaluation was asked for at another moment than agreed.", code="round_not_agreed"
+                )
+            self._evaluated = True
             if self._weights is None or self._standardiser is None:
                 raise TrainingMisuse("There is no trained model to evaluate yet.")
             rows = self._gate.features(self._terms.run, number, self._terms.purpose, nonce=nonce)
