@@ -45,7 +45,7 @@ from clean_room.agreements import ColumnOffer, DatasetOffer, DimensionOffer
 from privacy.errors import BadInput, Misuse
 from privacy.identifiers import Kind
 
-__all__ = ["Bounds", "Catalogue", "Dataset", "Dimension", "Extract"]
+__all__ = ["Bounds", "Catalogue", "Dataset", "Dimension", "Extract", "SourceState"]
 
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow", ".feather": "arrow"}
 _NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
@@ -91,6 +91,21 @@ class Extract:
     row_index: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
     dimensions: Mapping[str, pa.Array] = field(repr=False)
     values: np.ndarray[Any, np.dtype[np.float64]] | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """Which file a dataset's path led to, and when it was last touched. Equal states: the same bytes.
+
+    `changed_ns` is the newer change time of the file and of the link to it, in nanoseconds since 1970. The
+    kernel sets it on every write, rename and copy, and unlike the modification time nobody can put it back.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +185,15 @@ class Dataset:
             dimensions={name: _chunkless(table[f"d{i}"]) for i, name in enumerate(dimensions)},
             values=values,
         )
+
+    def state(self) -> SourceState:
+        """The file as it lies there now. Raises `BadInput(source_missing)`."""
+        try:
+            file, link = self.path.stat(), self.path.lstat()
+        except OSError:
+            raise BadInput(f"the file of dataset {self.name} is not there.", code="source_missing") from None
+        changed = max(file.st_ctime_ns, link.st_ctime_ns)
+        return SourceState(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, changed)
 
     def take(self, columns: Sequence[str], row_index: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
         """Rows at `row_index`, in that order, of columns listed under `features` (or `columns`).

@@ -38,7 +38,7 @@ from federated.grid import SERVER_NODE, InProcessGrid, LocalNode, RemoteNode, ta
 from federated.participant import PASSIVE_NODE, Agreements, Alignments, model_aad
 from federated.runs import Run, RunError, RunOffer, RunState, TrainingRequest
 from federated.storage import RunStore
-from federated.vertical.alignment import AlignedRows
+from federated.vertical.alignment import AlignedRows, require_fit
 from federated.vertical.parties import ActiveParty
 from federated.vertical.partition import Partition
 from federated.vertical.terms import RunTerms
@@ -165,20 +165,16 @@ class Coordinator:
         columns = request.features or tuple(c for c in dataset.features if c != request.label)
         alignment = self._clean_room.alignment(alignment_job)
         job = self._clean_room.job(alignment_job)
-        if alignment.dataset != request.dataset or job.partner != run.partner or job.query.key != request.key:
-            raise TrainingMisuse(
-                "The alignment named is of another dataset or partner.", code="unknown_alignment"
-            )
+        require_fit(job, agreement, partner=run.partner, purpose=request.purpose, key=request.key)
+        if alignment.dataset != request.dataset:
+            raise TrainingMisuse("The alignment named is of another dataset.", code="unknown_alignment")
         if len(alignment) < agreement.terms.minimum_input:
             raise Refused(
                 f"Fewer than {agreement.terms.minimum_input} aligned people would go in.",
                 code="input_below_minimum",
             )
-        source = AlignedRows(
-            dataset=dataset,
-            row_index=alignment.row_index,
-            kind=request.key,
-        )
+        made_at = datetime.fromisoformat(job.created_at)
+        source = AlignedRows.since(made_at, dataset, alignment.row_index, request.key)
         self._gate.approve(
             GateGrant(
                 run=run.id,

@@ -6,8 +6,10 @@ use receipt into the ledger; and signs a round receipt for whoever runs the trai
 without one.
 
 What the partner sees of a receipt: run, round, purpose, the log head the decision was made at, the policy,
-the root of the salted set of people used, and how many rows were aligned. Not how many were denied: that
-number stays in this node's own ledger.
+the root of the salted set of people used, and how many rows were aligned. A receipt does not say how many
+were denied. The training itself does show it: a row that consent closes scores zero from then on, so when
+people withdraw during a run, or after they were aligned, the partner can tell which of the aligned rows
+they are.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from federated.gate import DataGate, GateGrant, RoundReceipt
 from federated.grid import decode_message, encode_message
 from federated.runs import Role, Run, RunError, RunOffer, RunState
 from federated.storage import RunStore
-from federated.vertical.alignment import AlignedRows
+from federated.vertical.alignment import AlignedRows, require_fit
 from federated.vertical.parties import Outcome, PassiveParty
 from federated.vertical.terms import RunTerms
 from privacy.keys import KeyRing
@@ -123,7 +123,7 @@ class Participant:
                 rule="column_allowed",
                 advice="The partner lists its training columns in its own datasets.toml.",
             )
-        source = self._aligned(partner, offer)
+        source = self._aligned(partner, offer, agreement)
         terms = offer.terms(len(columns))
         now = self._clock().isoformat()
         run = Run(
@@ -284,18 +284,14 @@ class Participant:
     def _own(self, agreement: Agreement) -> str:
         return agreement.of_key(self._own_key).name
 
-    def _aligned(self, partner: str, offer: RunOffer) -> AlignedRows:
+    def _aligned(self, partner: str, offer: RunOffer, agreement: Agreement) -> AlignedRows:
         job = self._settled(offer.alignment)
-        if job.partner != partner or job.query.kind != "align" or job.query.key != offer.key:
-            raise Refused("That alignment is not one of this partner's.", code="unknown_alignment")
+        require_fit(job, agreement, partner=partner, purpose=offer.purpose, key=offer.key)
         alignment = self._alignments.alignment(offer.alignment)
         if alignment.dataset != offer.dataset or len(alignment) != offer.rows:
             raise PeerViolation("An offer does not fit the alignment it names.", code="alignment_mismatch")
-        return AlignedRows(
-            dataset=self._catalogue[offer.dataset],
-            row_index=alignment.row_index,
-            kind=offer.key,
-        )
+        made_at = datetime.fromisoformat(job.created_at)
+        return AlignedRows.since(made_at, self._catalogue[offer.dataset], alignment.row_index, offer.key)
 
     def _settled(self, job: str, patience: float = 5.0) -> Job:
         """The align job once it is over here too: the analyst's side ends a moment earlier."""
