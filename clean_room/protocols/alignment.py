@@ -101,7 +101,8 @@ class AlignSent:
     ) -> tuple[AnalystAligned, AlignedRows]:
         """C answered: blind C's people, join, draw an id for each shared person. Heavy."""
         transcript = follow(self.transcript, message)
-        check_lists("AlignPoints", (message.returned, message.own), (len(self.rows), self.theirs))
+        check_lists("AlignPoints", (message.returned,), (len(self.rows),))
+        check_lists("AlignPoints", (message.own,), (self.theirs,))
         blinded = Points(self.side.pool.blind(self.side.scalar, message.own.buffer, progress=progress))
         found = join(blinded.truncated(), message.returned)
         positions = np.flatnonzero(found >= 0)

@@ -12,9 +12,10 @@ A step is a method that takes the partner's message and returns (next state, mes
 changes nothing if the message does not fit; the state can then be stepped again.
 
 Lists are filled up to size classes with points of random strings, which come from the same map as
-people do. Within a segment people must be distinct (Misuse `duplicate_people`). A person in several
-segments of one side is allowed: the partner then sees how far those segments overlap, so segments that
-partition the people are better.
+people do. The segments of a side must partition its people: within a segment they are distinct (Misuse
+`duplicate_people`) and nobody is in two (Misuse `overlapping_segments`). Noise is charged once for all
+cells because a person is in one only; whoever sent the same people in m segments would get m independent
+noisy answers for the price of one. Both sides check it on the blinded lists they receive.
 
 What a run reveals: to A, the noisy counts, C's padded sizes; to C, A's padded sizes. A that follows the
 protocol cannot tell a dummy from a person. C cannot check that A uses the x behind X; X is signed, fresh
@@ -85,7 +86,7 @@ class Side:
     attestation: Attestation = field(repr=False)
 
     def check(self, groups: int) -> None:
-        """Misuse unless there is one column of distinct, present identifiers for every segment."""
+        """Misuse unless there is one column of present identifiers a segment, nobody twice or in two."""
         if len(self.segments) != groups:
             raise Misuse("There must be one list of identifiers for every segment named in the terms.")
         for people in self.segments:
@@ -99,6 +100,13 @@ class Side:
                     advice="Deduplicate on the canonical identifier first.",
                     code="duplicate_people",
                 )
+        everybody = pa.chunked_array([people.cast(pa.binary()) for people in self.segments])
+        if groups > 1 and pc.count_distinct(everybody).as_py() != len(everybody):
+            raise Misuse(
+                "A person is in two segments.",
+                advice="Use segments that partition the people.",
+                code="overlapping_segments",
+            )
 
     def sizes(self) -> tuple[int, ...]:
         """Padded size of every own list."""
@@ -138,11 +146,11 @@ def check_commitment(terms: Terms, commitment: InputCommitment, groups: int) -> 
 
 
 def check_lists(name: str, lists: Sequence[Points], sizes: Sequence[int]) -> None:
-    """PeerViolation unless the lists have these sizes and none holds a point twice."""
+    """PeerViolation unless the lists have these sizes and no point is twice in them, all taken together."""
     if [len(points) for points in lists] != list(sizes):
         raise PeerViolation(f"The lists of {name} do not have the sizes agreed.")
-    if not all(points.distinct() for points in lists):
-        raise PeerViolation(f"A list of {name} holds a point twice.")
+    if not Points.concat(lists, lists[0].width).distinct():
+        raise PeerViolation(f"The lists of {name} hold a point twice.")
 
 
 # ── analyst ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,7 +248,7 @@ class AnalystJoined:
     """A knows the result; what remains is to seal it (or, for `measure`, to sum).
 
     counts: int64 (A segments, C segments), D/2 taken off, so a cell may be negative. total: people found
-    in any cell, D/2 a cell taken off; the sum of `counts` where segments partition the people.
+    in any cell, D/2 a cell taken off; the sum of `counts`.
     masks: bool (A segments, C's rows): which of C's rows, in C's order, were found in each segment; C's
     segment j is masks[:, bounds[j]:bounds[j + 1]].
     """

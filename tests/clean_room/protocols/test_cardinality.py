@@ -18,7 +18,13 @@ from clean_room.protocols.cardinality import AnalystDone, ContributorDone
 from clean_room.protocols.dummies import draw_dummies
 from clean_room.protocols.messages import AnalystPoints, ContributorPoints
 
-segmentation = st.lists(st.sets(st.integers(0, 25), max_size=12), min_size=1, max_size=3)
+
+def partition(segments: list[set[int]]) -> list[set[int]]:
+    """Each person in the first of the segments that has it."""
+    return [segment.difference(*segments[:i]) for i, segment in enumerate(segments)]
+
+
+segmentation = st.lists(st.sets(st.integers(0, 25), max_size=12), min_size=1, max_size=3).map(partition)
 
 
 def columns(people: Any, segments: Any) -> list[pa.BinaryArray]:
@@ -200,6 +206,16 @@ def test_the_same_person_twice_in_a_segment_is_refused_on_both_sides(
         assert caught.value.code == "duplicate_people"
 
 
+def test_the_same_person_in_two_segments_is_refused_on_both_sides(
+    new_pair: Any, overlap_terms: Any, people: Any
+) -> None:
+    several, one = [people(["a", "b"]), people(["b"])], [people(["b"])]
+    for terms, mine, theirs in ((overlap_terms(2, 1), several, one), (overlap_terms(1, 2), one, several)):
+        with pytest.raises(Misuse) as caught:
+            new_pair().begin(terms, mine, theirs)
+        assert caught.value.code == "overlapping_segments"
+
+
 @pytest.mark.parametrize(
     "bad",
     [[], [pa.array([b"a", None], pa.binary())], [pa.array(["text"])], [pa.array([1, 2])]],
@@ -307,6 +323,27 @@ def test_a_point_sent_twice_is_a_violation(half: Any) -> None:
         half.a.joined(
             ContributorPoints(half.reply.previous, back, (edited(own[0], 0, bytes(own[0].array[1])),))
         )
+
+
+def test_one_list_sent_for_every_segment_is_a_violation_as_its_noise_could_be_averaged(
+    pair: Any, overlap_terms: Any, people: Any
+) -> None:
+    names = ["a", "b", "c"]
+    accept = pair.begin(
+        overlap_terms(2, 2, dummies=4),
+        [people(names), people(["d", "e", "f"])],
+        [people(["a"]), people(["b"])],
+    )
+    pair.a, points = receive(pair.a, accept)
+    first, _ = points.lists
+    for lists in ((first, first), (first, first.take(np.arange(len(first))[::-1]))):
+        with pytest.raises(PeerViolation, match="twice"):
+            pair.c.returned(AnalystPoints(points.previous, lists))
+    pair.c, reply = receive(pair.c, points)
+    with pytest.raises(PeerViolation, match="twice"):
+        pair.a.joined(ContributorPoints(reply.previous, reply.returned, (reply.own[0],) * 2))
+    with pytest.raises(PeerViolation, match="twice"):
+        pair.a.joined(ContributorPoints(reply.previous, (reply.returned[0],) * 2, reply.own))
 
 
 def test_messages_of_another_job_out_of_turn_or_sent_again_are_violations(

@@ -38,8 +38,10 @@ def test_sums_are_exact_without_noise(
 ) -> None:
     rng = np.random.default_rng(seed)
     names = [f"p{i}" for i in range(30)]
-    mine = [list(rng.permutation(names)[: rng.integers(0, 20)]) for _ in range(rng.integers(1, 3))]
-    theirs = [list(rng.permutation(names)[: rng.integers(0, 20)]) for _ in range(rng.integers(1, 3))]
+    mine, theirs = (
+        [list(s) for s in np.split(rng.permutation(names)[:25], np.sort(rng.integers(0, 25, cuts)))]
+        for cuts in rng.integers(0, 2, 2)
+    )
     values = [[rng.integers(c.lower, c.upper + 1, len(s)) for s in theirs] for c in COLUMNS]
     terms = measure_terms(len(mine), len(theirs), dummies=dummies, columns=COLUMNS)
     pair = new_pair()
