@@ -5,11 +5,16 @@ blinding happen on the desk's own threads, which never wait for a partner. What 
 memory only: after a crash nothing half-received is left, and the job is marked failed at the next start.
 
 Budget: reserved when an offer is accepted, committed before the first byte of a reply that depends on the
-data leaves, released if the job ends before that.
+data leaves, released if the job ends before that. The use is noted at the same moment, so that a job that
+ends later leaves a receipt in the consent ledger however it ends.
+
+Consent: asked for when the offer is accepted, and again when the analyst's points come if the ledger has
+grown since; a job has a deadline, so neither answer is used for long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
@@ -22,13 +27,13 @@ from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations, PartnerPin
 from clean_room.contributions import Workshop, contribute
 from clean_room.datasets import Catalogue
-from clean_room.errors import Misuse, PeerViolation
+from clean_room.errors import ConsentStale, Misuse, PeerViolation
 from clean_room.group.pool import BlindingPool
-from clean_room.inputs import prepare
+from clean_room.inputs import QueryInput, prepare, still_allowed
 from clean_room.jobs import Job, JobError, JobState, Role, Stage
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
-from clean_room.protocols.messages import Accept, Offer, Seal
+from clean_room.protocols.messages import Accept, Offer, Seal, chained
 from clean_room.protocols.terms import parse_terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.receipts import Receipt, receipt_body
@@ -36,7 +41,7 @@ from clean_room.rules import AGREED, Asked, MinimumInput
 from clean_room.sessions import Session, message_limit, read_offer, read_time
 from clean_room.storage import ReceiptRow, Store
 from clean_room.transport import Inbox, Manifest, Outbox
-from clean_room.uses import UseRecorder, record_use
+from clean_room.uses import Uses, use_of
 from consent.encoding import canonical_json
 from privacy.budget import BudgetKey, BudgetLedger, Cost
 from privacy.errors import BadInput, ComityError, Refused, Tampered
@@ -48,6 +53,9 @@ if TYPE_CHECKING:
 __all__ = ["ContributorDesk"]
 
 _MOST_SESSIONS = 32
+_MOST_SESSIONS_OF_ONE = 8
+# A grant may run out without an entry in the ledger; an answer of the gate is not relied on for longer.
+_CONSENT_FRESH = timedelta(minutes=1)
 
 
 class _Ended(Exception):
@@ -65,7 +73,7 @@ class ContributorDesk:
         catalogue: Catalogue,
         gate: ConsentGate,
         budget: BudgetLedger,
-        uses: UseRecorder,
+        uses: Uses,
         alignments: AlignmentStore,
         identity: SigningKey,
         pool: BlindingPool,
@@ -74,6 +82,7 @@ class ContributorDesk:
         random: Callable[[int], bytes],
         threads: int,
         silence: timedelta,
+        allowance: timedelta,
     ) -> None:
         self._store = store
         self._collaborations = collaborations
@@ -88,6 +97,7 @@ class ContributorDesk:
         self._clock = clock
         self._random = random
         self._silence = silence
+        self._allowance = allowance
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="contributor")
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -136,6 +146,8 @@ class ContributorDesk:
     def state(self, partner: str, job: str) -> dict[str, Any]:
         """Where the job stands on this side; what replies are ready. Counts as a sign of life."""
         session = self._session(job)
+        if session is not None:
+            self._expire(session)
         row = self._store.jobs.get(job)
         if row.role is not Role.CONTRIBUTOR or row.partner != partner:
             raise Misuse("no such job.", code="unknown_job")
@@ -171,7 +183,7 @@ class ContributorDesk:
             session.expected = step + 1
             if session.stage is Stage.INVITED:
                 self._reach(session, Stage.CONTRIBUTED)
-        self._threads.submit(self._work, session, lambda s: self._continue(s, payload))
+        self._threads.submit(self._work, session, lambda s: self._continue(s, step, payload))
 
     def reply(self, partner: str, job: str, step: int, index: int) -> bytes:
         """One chunk of a reply. Before the first that depends on the data, the budget is charged for good."""
@@ -255,11 +267,12 @@ class ContributorDesk:
         return True
 
     def sweep(self) -> None:
-        """End sessions whose analyst has been silent too long; forget those that ended long ago."""
+        """End sessions that are silent or open for too long; forget those that ended long ago."""
         now = self._clock()
         with self._lock:
             sessions = list(self._sessions.values())
         for session in sessions:
+            self._expire(session)
             if now - session.last_contact < self._silence:
                 continue
             if session.over:
@@ -291,9 +304,12 @@ class ContributorDesk:
         if parse_terms(offer.terms) != terms:
             raise PeerViolation("the terms offered are not what the query and the agreement lead to.")
         read_commitment(offer.commitment.consent, purpose=terms.purpose)
+        # Sizes are padded, so this says no only to what is too little beyond doubt.
+        MinimumInput(asked.agreement.terms.minimum_input).check(sum(offer.commitment.sizes))
         key = BudgetKey(dataset.lineage, pin.name, self._clock().strftime("%Y-%m"))
         with self._lock:
-            if sum(not s.over for s in self._sessions.values()) >= _MOST_SESSIONS:
+            running = [s.pin.name for s in self._sessions.values() if not s.over]
+            if len(running) >= _MOST_SESSIONS or running.count(pin.name) >= _MOST_SESSIONS_OF_ONE:
                 raise Refused("too many queries are running here.", code="too_many_jobs", advice="Try later.")
         reservation = None
         if noise.epsilon > 0:
@@ -309,6 +325,7 @@ class ContributorDesk:
             budget_key=key,
             reservation=reservation,
             last_contact=self._clock(),
+            deadline=self._clock() + self._allowance,
         )
         with self._lock:
             self._sessions[job] = session
@@ -349,10 +366,12 @@ class ContributorDesk:
             self._reach(session, Stage.INVITED)
         next(contribution)
 
-    def _continue(self, session: Session, payload: bytes) -> None:
-        contribution = session.contribution
-        if contribution is None:
+    def _continue(self, session: Session, step: int, payload: bytes) -> None:
+        contribution, given = session.contribution, session.given
+        if contribution is None or given is None:
             raise _Ended
+        if step == 1:
+            self._ask_again(session, given)
         try:
             replies = contribution.send(payload)
         except StopIteration as end:
@@ -361,9 +380,20 @@ class ContributorDesk:
         with session.lock:
             self._alive(session)
             for payload_out in replies:
+                if payload_out:
+                    session.transcript = chained(payload_out)
                 session.outboxes[max(session.outboxes) + 1] = Outbox(payload_out)
             if session.stage is Stage.CONTRIBUTED:
                 self._reach(session, Stage.TRANSFORMED)
+
+    def _ask_again(self, session: Session, given: QueryInput) -> None:
+        evidence, query = given.evidence, session.asked.query
+        recent = self._clock() - evidence.checked_at < _CONSENT_FRESH
+        if recent and not self._uses.moved_since(evidence.log_size):
+            return
+        purposes = (query.purpose, *query.also_for)
+        if not still_allowed(given, self._gate, kind=query.key, purposes=purposes, partner=session.pin.name):
+            raise ConsentStale("consents changed while the query was under way.", advice="Ask again.")
 
     def _work(self, session: Session, step: Callable[[Session], None]) -> None:
         try:
@@ -395,6 +425,10 @@ class ContributorDesk:
     def _charge(self, session: Session) -> None:
         if session.charged:
             return
+        if session.given is not None:
+            at, transcript = self._clock(), session.transcript
+            use = use_of(session.asked.query, session.job, session.given, transcript=transcript, at=at)
+            self._uses.begin(use, session.given.members)
         if session.reservation is not None:
             self._budget.commit(session.reservation)
         session.charged = True
@@ -405,10 +439,16 @@ class ContributorDesk:
                 return
             if session.reservation is not None and not session.charged:
                 self._budget.release(session.reservation)
-            if session.charged and not session.used:
-                self._record(session, "")
+            if session.charged:
+                with contextlib.suppress(ComityError):  # then it is settled at the next start
+                    self._uses.settle(session.job)
             self._store.jobs.move(session.job, state, at=self._now(), error=error)
             session.drop()
+
+    def _expire(self, session: Session) -> None:
+        if not session.over and self._clock() > session.deadline:
+            error = JobError("timed_out", "the query was open longer than allowed.", retryable=True)
+            self._end(session, JobState.TIMED_OUT, error)
 
     def _file(self, session: Session, receipt: Receipt) -> None:
         query = session.asked.query
@@ -420,23 +460,11 @@ class ContributorDesk:
             document=receipt.document(),
             created_at=self._now(),
         )
-        self._record(session, receipt.id)
+        if session.given is not None and session.finished is not None:
+            transcript, at = session.finished.state.transcript, self._clock()
+            use = use_of(query, session.job, session.given, transcript=transcript, at=at, id=receipt.id)
+            self._uses.record(use, session.given.members)
         self._store.receipts.add(row)
-
-    def _record(self, session: Session, receipt: str) -> None:
-        if session.given is None or session.finished is None:
-            return
-        record_use(
-            self._uses,
-            query=session.asked.query,
-            job=session.job,
-            receipt=receipt or session.job,
-            given=session.given,
-            output_hash="",
-            transcript=session.finished.state.transcript,
-            at=self._clock(),
-        )
-        session.used = True
 
     def _left(self, key: BudgetKey) -> float | None:
         for status in self._budget.status(key.lineage):
@@ -458,6 +486,7 @@ class ContributorDesk:
             if row.partner != partner or row.role is not Role.CONTRIBUTOR:
                 raise Misuse("no such job.", code="unknown_job")
             raise Misuse("this job has ended here.", code="job_over")
+        self._expire(session)
         if session.over:
             raise Misuse("this job has ended here.", code="job_over")
         session.last_contact = self._clock()

@@ -34,6 +34,7 @@ __all__ = [
     "BoundsExceeded",
     "BudgetExhausted",
     "ComityError",
+    "ConsentStale",
     "EngineUnavailable",
     "IllegalStep",
     "InputBelowMinimum",
@@ -63,6 +64,13 @@ class InputBelowMinimum(Refused):
     """Fewer people went in than the collaboration allows."""
 
     code = "input_below_minimum"
+
+
+class ConsentStale(Refused):
+    """Somebody in the input withdrew, or their consent ran out, while the query was under way."""
+
+    code = "consent_stale"
+    retryable = True
 
 
 class ProfileMismatch(Refused):

@@ -27,7 +27,7 @@ from privacy.identifiers import canonical_column
 if TYPE_CHECKING:
     from consent.gate import ConsentGate
 
-__all__ = ["InputCounts", "QueryInput", "prepare"]
+__all__ = ["InputCounts", "QueryInput", "prepare", "still_allowed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class QueryInput:
 
     `people[i]` pa.BinaryArray of canonical identifiers, `rows[i]` int64 places in the file and `values[i]`
     float64 already clipped (None unless a column is measured), all of one order within cell i.
+    `known` are the same people in file order, in the ledger's own profile.
     """
 
     people: tuple[pa.BinaryArray, ...] = field(repr=False)
@@ -68,6 +69,7 @@ class QueryInput:
     evidence: GateEvidence
     members: PseudonymSet = field(repr=False)
     counts: InputCounts
+    known: pa.BinaryArray = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -150,6 +152,17 @@ def prepare(
             missing_value=missing,
             people=len(allowed),
         ),
+        known=known.take(pa.array(allowed)),
+    )
+
+
+def still_allowed(
+    given: QueryInput, gate: ConsentGate, *, kind: str, purposes: Sequence[str], partner: str
+) -> bool:
+    """Whether everybody in `given` may go in now as well."""
+    return all(
+        bool(np.all(gate.filter(kind, given.known, purpose=purpose, partner=partner).mask))
+        for purpose in purposes
     )
 
 

@@ -24,14 +24,14 @@ from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations
 from clean_room.contributions import Workshop
 from clean_room.datasets import Catalogue
-from clean_room.errors import Misuse, PeerUnreachable, PeerViolation
+from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.group.pool import BlindingPool
 from clean_room.inputs import QueryInput, prepare
 from clean_room.inquiries import Outcome, inquire
 from clean_room.jobs import Job, JobError, JobState, Stage
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
-from clean_room.protocols.messages import Seal
+from clean_room.protocols.messages import Accept, Seal, chained
 from clean_room.protocols.terms import Terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.receipts import Receipt, receipt_body
@@ -39,7 +39,7 @@ from clean_room.results import released
 from clean_room.rules import AGREED, MinimumInput
 from clean_room.storage import ReceiptRow, Store
 from clean_room.transport import MAX_DOCUMENT, JobTransport, Manifest
-from clean_room.uses import UseRecorder, record_use
+from clean_room.uses import Uses, use_of
 from consent.encoding import canonical_json
 from privacy.errors import BudgetExhausted, ComityError, Refused
 from privacy.signing import PublicKey, SigningKey
@@ -84,7 +84,7 @@ class AnalystRunner:
         collaborations: Collaborations,
         catalogue: Catalogue,
         gate: ConsentGate,
-        uses: UseRecorder,
+        uses: Uses,
         alignments: AlignmentStore,
         identity: SigningKey,
         pool: BlindingPool,
@@ -158,12 +158,14 @@ class AnalystRunner:
         )
         self._update(run, input=given.counts.document())
         MinimumInput(agreement.terms.minimum_input).check(given.size)
-        outcome = self._converse(run, terms, given, pin.key)
+        outcome = self._converse(run, terms, given, pin.key, agreement.terms.minimum_input)
         read_commitment(outcome.theirs.consent, purpose=query.purpose)
         result = released(outcome, asked, terms, spending, given.size)
         self._sign_off(run, terms, given, outcome, result)
 
-    def _converse(self, run: _Run, terms: Terms, given: QueryInput, partner: PublicKey) -> Outcome:
+    def _converse(
+        self, run: _Run, terms: Terms, given: QueryInput, partner: PublicKey, minimum: int
+    ) -> Outcome:
         workshop = Workshop(
             pool=self._pool,
             random=self._random,
@@ -182,6 +184,7 @@ class AnalystRunner:
         while True:
             reply = self._reply(run, replies)
             if replies == 0:
+                MinimumInput(minimum).check(sum(Accept.from_bytes(reply).commitment.sizes))
                 self._update(run, stage=Stage.INVITED)
             elif replies == 1:
                 self._update(run, stage=Stage.TRANSFORMED)
@@ -196,6 +199,9 @@ class AnalystRunner:
             self._alive(run)
             if message is not None:
                 sent += 1
+                if sent == 2:
+                    # What follows the points depends on the join; for `align` it tells whom both know.
+                    self._begin_use(run, given, chained(message))
                 self._send(run, sent, message)
                 if sent == 1:
                     self._update(run, stage=Stage.CONTRIBUTED)
@@ -279,16 +285,20 @@ class AnalystRunner:
         )
 
     def _record(self, run: _Run, given: QueryInput, receipt: Receipt, outcome: Outcome) -> None:
-        record_use(
-            self._uses,
-            query=run.job.query,
-            job=run.job.id,
-            receipt=receipt.id,
-            given=given,
-            output_hash=receipt.output_hash,
+        use = use_of(
+            run.job.query,
+            run.job.id,
+            given,
             transcript=outcome.state.transcript,
             at=self._clock(),
+            id=receipt.id,
+            output_hash=receipt.output_hash,
         )
+        self._uses.record(use, given.members)
+
+    def _begin_use(self, run: _Run, given: QueryInput, transcript: bytes) -> None:
+        use = use_of(run.job.query, run.job.id, given, transcript=transcript, at=self._clock())
+        self._uses.begin(use, given.members)
 
     def _explain(self, run: _Run, error: Misuse) -> NoReturn:
         """A partner that says the job is over there also says why: raise that instead."""
@@ -304,7 +314,7 @@ class AnalystRunner:
         error = said if isinstance(said, Mapping) else {}
         code, detail, advice = (_plain(error.get(name)) for name in ("code", "detail", "advice"))
         if ended == "rejected":
-            kind = BudgetExhausted if code == BudgetExhausted.code else Refused
+            kind = {BudgetExhausted.code: BudgetExhausted, ConsentStale.code: ConsentStale}.get(code, Refused)
             raise kind(detail or "the partner refused the query.", code=code or "refused", advice=advice)
         if ended == "cancelled":
             raise PeerViolation("the partner cancelled the query.", code="peer_cancelled")
@@ -346,6 +356,8 @@ class AnalystRunner:
             run.transport.cancel(run.job.id, code)
 
     def _end(self, job: Job, state: JobState, error: JobError) -> None:
+        with contextlib.suppress(ComityError):  # then it is settled at the next start
+            self._uses.settle(job.id)
         if not self._store.jobs.move(job.id, state, at=self._now(), error=error):
             # Cancelled while it was failing: the failure is the truer ending.
             self._store.jobs.move(job.id, JobState.FAILED, at=self._now(), error=error)

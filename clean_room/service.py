@@ -34,7 +34,7 @@ from clean_room.rules import AGREED
 from clean_room.runner import AnalystRunner
 from clean_room.storage import Store
 from clean_room.transport import JobTransport
-from clean_room.uses import UseRecorder
+from clean_room.uses import UseRecorder, Uses
 from consent.encoding import canonical_json
 from privacy.budget import BudgetLedger, BudgetStatus
 from privacy.errors import ComityError, Misuse
@@ -101,6 +101,7 @@ class CleanRoom:
         self._random = random
         self._noise = noise or DrawnNoise()
         self._alignments = AlignmentStore(artefacts, keyring)
+        self._uses = Uses(uses, artefacts, keyring)
         self._cancels: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -111,7 +112,7 @@ class CleanRoom:
             collaborations=collaborations,
             catalogue=catalogue,
             gate=gate,
-            uses=uses,
+            uses=self._uses,
             alignments=self._alignments,
             identity=identity,
             pool=pool,
@@ -127,7 +128,7 @@ class CleanRoom:
             catalogue=catalogue,
             gate=gate,
             budget=self.budget,
-            uses=uses,
+            uses=self._uses,
             alignments=self._alignments,
             identity=identity,
             pool=pool,
@@ -136,6 +137,7 @@ class CleanRoom:
             random=random,
             threads=self.settings.threads,
             silence=timedelta(seconds=self.settings.silence_seconds),
+            allowance=timedelta(seconds=self.settings.job_seconds),
         )
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,11 +150,13 @@ class CleanRoom:
             self._sweeper.start()
 
     def recover(self) -> list[str]:
-        """End jobs a crash left unfinished: failed (`interrupted`), reservation released, artefacts removed.
+        """End jobs a crash left unfinished: failed (`interrupted`), reservation released, artefacts removed,
+        uses begun recorded.
 
         Returns their ids. Only to be called while nothing runs.
         """
         error = JobError("interrupted", "the node stopped while the job ran.", "Ask again.", retryable=True)
+        self._uses.settle_all()
         ended = []
         pending = {reservation.job: reservation.id for reservation in self.budget.pending()}
         for job in self._store.jobs.unfinished():

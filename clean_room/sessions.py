@@ -44,6 +44,7 @@ class Session:
     budget_key: BudgetKey
     reservation: str | None
     last_contact: datetime
+    deadline: datetime
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     working: threading.Lock = field(default_factory=threading.Lock, repr=False)
     inboxes: dict[int, Inbox] = field(default_factory=dict, repr=False)
@@ -55,8 +56,8 @@ class Session:
     expected: int = 1
     stage: Stage = Stage.NONE
     progress: float = 0.0
+    transcript: bytes = b""
     charged: bool = False
-    used: bool = False
     over: bool = False
     answer: dict[str, Any] | None = field(default=None, repr=False)
 

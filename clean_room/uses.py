@@ -1,37 +1,93 @@
-"""Writing a finished join into this node's consent ledger, with the set of people it was about."""
+"""Writing joins into this node's consent ledger, with the set of people they were about.
+
+A use is begun before the first byte that depends on the data leaves, as a sealed file; the finished job's
+receipt takes its place. Whatever is begun and never finished is recorded as it stood: when the job ends, or
+after a crash at the next start. So data that left is in the ledger, and a finished job is in it once.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from clean_room.inputs import QueryInput
 from clean_room.jobs import Query
+from clean_room.sealed_files import SealedFiles
+from consent.checkpoint import Checkpoint
+from consent.encoding import canonical_json, parse_json
+from consent.errors import UnknownReceipt
 from consent.receipts import PseudonymSet, UseReceipt
+from privacy.errors import BadInput
+from privacy.keys import KeyRing
 
-__all__ = ["UseRecorder", "record_use"]
+__all__ = ["UseRecorder", "Uses", "use_of"]
+
+_MAX_RECEIPT = 1 << 16
 
 
 class UseRecorder(Protocol):
-    """The part of the consent ledger a join needs. Returns the log index once the entry is durable."""
+    """The part of the consent ledger a join needs."""
 
-    def record_use(self, receipt: UseReceipt, members: PseudonymSet) -> int: ...
+    def record_use(self, receipt: UseReceipt, members: PseudonymSet) -> int:
+        """Returns the log index once the entry is durable."""
+
+    def receipt(self, receipt_id: str) -> tuple[int, UseReceipt]:
+        """Raises UnknownReceipt."""
+
+    def head(self) -> Checkpoint:
+        """The newest signed tree head."""
 
 
-def record_use(
-    recorder: UseRecorder,
-    *,
-    query: Query,
-    job: str,
-    receipt: str,
-    given: QueryInput,
-    output_hash: str,
-    transcript: bytes,
-    at: datetime,
-) -> int:
-    """Record one side's use under `receipt`, the two-sided receipt's id."""
-    use = UseReceipt(
-        id=receipt,
+class Uses:
+    """Uses of this node's data: begun, recorded, settled."""
+
+    def __init__(self, recorder: UseRecorder, folder: Path, keyring: KeyRing) -> None:
+        self._recorder = recorder
+        self._files = SealedFiles(folder, keyring, "use")
+
+    def begin(self, use: UseReceipt, members: PseudonymSet) -> None:
+        """Note a use of an unfinished job; returns once that is on disk."""
+        document = canonical_json(use.to_dict())
+        self._files.save(use.job, len(document).to_bytes(4, "big") + document + members.to_bytes())
+
+    def record(self, use: UseReceipt, members: PseudonymSet) -> None:
+        """Write the use of a finished job into the ledger, in place of what was begun."""
+        self._recorder.record_use(use, members)
+        self._files.discard(use.job)
+
+    def settle(self, job: str) -> None:
+        """Write what was begun for a job and not recorded into the ledger. Idempotent."""
+        content = self._files.load(job)
+        if content is None:
+            return
+        end = 4 + int.from_bytes(content[:4], "big")
+        document = parse_json(content[4:end], limit=_MAX_RECEIPT)
+        if not isinstance(document, dict):
+            raise BadInput("a use that was begun cannot be read.")
+        use = UseReceipt.from_dict(document)
+        try:
+            self._recorder.receipt(use.id)
+        except UnknownReceipt:
+            self._recorder.record_use(use, PseudonymSet.from_bytes(content[end:]))
+        self._files.discard(job)
+
+    def settle_all(self) -> None:
+        """Settle what a crash left."""
+        for job in self._files.jobs():
+            self.settle(job)
+
+    def moved_since(self, size: int) -> bool:
+        """Whether the ledger's head is no longer the one of this size."""
+        return self._recorder.head().size != size
+
+
+def use_of(
+    query: Query, job: str, given: QueryInput, *, transcript: bytes, at: datetime, **more: str
+) -> UseReceipt:
+    """One side's use; `more`: its id (the two-sided receipt's; by default the job) and output_hash."""
+    return UseReceipt(
+        id=more.get("id", job),
         kind=query.kind,
         purpose=query.purpose,
         collaboration=query.collaboration,
@@ -39,8 +95,7 @@ def record_use(
         round=None,
         partner=given.evidence.partner,
         evidence=given.evidence,
-        output_hash=output_hash,
+        output_hash=more.get("output_hash", ""),
         transcript_hash=transcript.hex(),
         at=at,
     )
-    return recorder.record_use(use, given.members)

@@ -76,8 +76,13 @@ class Message(Protocol):
 
 def chain(message: Message) -> bytes:
     """Hash of the transcript up to and including `message`: SHA-256 over its bytes, which hold `previous`."""
+    return chained(*message.to_parts())
+
+
+def chained(*parts: Buffer) -> bytes:
+    """`chain` of a message whose bytes, in `parts`, are at hand."""
     digest = hashlib.sha256(b"comity/transcript/v1\n")
-    for part in message.to_parts():
+    for part in parts:
         digest.update(part)
     return digest.digest()
 
