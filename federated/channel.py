@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from clean_room.encryption import blocks
 from consent.peers import PeerConnection
 from federated.errors import ChannelViolation, PeerUnreachable, PeerViolation, TrainingMisuse
 
@@ -31,10 +32,13 @@ __all__ = [
     "MailboxChannel",
     "PairChannel",
     "memory_pair",
+    "message_bytes",
 ]
 
 FRAME_PAYLOAD = 8 << 20
 MESSAGE_MOST = 1 << 30
+UNDELIVERED_MOST = 4
+_CIPHERTEXT_MOST = 1 << 20
 _HEAD = struct.Struct("<4sBQ16s")
 _MAGIC = b"CPC1"
 _LAST, _ABORT = 1, 2
@@ -53,6 +57,14 @@ class PairChannel(Protocol):
     def receive(self, timeout: float | None = None) -> bytes: ...
 
     def abort(self) -> None: ...
+
+
+def message_bytes(rows: int, features: int) -> int:
+    """More than the label holder's longest message of a run can have, in bytes.
+
+    That is a public key, or the residuals of all rows (a ciphertext per 8192) with a number a direction.
+    """
+    return min(4 * _CIPHERTEXT_MOST + blocks(rows) * _CIPHERTEXT_MOST + 64 * features, MESSAGE_MOST)
 
 
 def _run_digest(run: str) -> bytes:
@@ -124,6 +136,11 @@ class FrameReader:
         message = b"".join(self._parts)
         self._parts, self._size = [], 0
         return message
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message that is not whole yet."""
+        return self._size
 
     @property
     def expected(self) -> int:
@@ -226,12 +243,22 @@ class HttpChannel:
 class MailboxChannel:
     """The end that answers requests: an endpoint calls `deliver` and `fetch`, the party `send` and `receive`.
 
-    Holds at most `capacity` undelivered frames each way; past that the partner is refused, not buffered.
+    What the party has not received yet is at most `undelivered` messages and `most` bytes; what the partner
+    has not fetched, `capacity` frames. Past that either is refused, not buffered.
     """
 
-    def __init__(self, run: str, *, timeout: float = 60.0, capacity: int = 256) -> None:
+    def __init__(
+        self,
+        run: str,
+        *,
+        timeout: float = 60.0,
+        capacity: int = 256,
+        undelivered: int = UNDELIVERED_MOST,
+        most: int = MESSAGE_MOST,
+    ) -> None:
         self._writer, self._reader = FrameWriter(run), FrameReader(run)
         self._timeout, self._capacity = timeout, capacity
+        self._undelivered, self._most = undelivered, most
         self._condition = threading.Condition()
         self._inbox: list[bytes] = []
         self._outbox: dict[int, bytes] = {}
@@ -245,7 +272,8 @@ class MailboxChannel:
         with self._condition:
             if digest == self._last_in:
                 return
-            if len(self._inbox) >= self._capacity:
+            waiting = sum(map(len, self._inbox)) + self._reader.size
+            if len(self._inbox) >= self._undelivered or waiting + len(frame) - _HEAD.size > self._most:
                 raise ChannelViolation("The partner sends faster than the protocol allows.")
             try:
                 message = self._reader.accept(frame)

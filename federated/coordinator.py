@@ -107,25 +107,28 @@ class Coordinator:
         if not self._store.replace(started, was=RunState.SUBMITTED):
             self._end(run.id, RunState.CANCELLED, None)
             return
-        invited = False
+        told = invited = False
         try:
             request = TrainingRequest.from_document(dict(run.request))
             agreement = self._agreements.agreement(request.collaboration)
             alignment = request.alignment or self._align(run, request, cancel)
             started = started.at(RunState.STARTED, self._now(), alignment=alignment, stage="inviting")
             self._store.replace(started, was=RunState.STARTED)
-            prepared = self._prepare(started, request, agreement)
+            offer, columns = self._prepare(started, request, agreement)
+            # The answer to an offer may be lost after the partner has taken its seat.
+            told = True
+            prepared = self._invite(request, offer, columns)
             invited = True
             trained = self._train(started, request, agreement, prepared, cancel)
             self._succeed(started, request, prepared, trained, began=began)
         except _Cancelled:
-            self._tell(run, "cancelled", invited)
+            self._tell(run, "cancelled", told)
             self._end(run.id, RunState.CANCELLED, None)
         except ComityError as error:
-            self._tell(run, "failed", invited)
+            self._tell(run, "failed", told)
             self._end(run.id, _state_of(error, invited), error)
         except Exception as error:
-            self._tell(run, "failed", invited)
+            self._tell(run, "failed", told)
             shown = ComityError(f"An unexpected {type(error).__name__} ended the run.")
             self._end(run.id, RunState.FAILED, shown)
             raise
@@ -157,7 +160,10 @@ class Coordinator:
             _explain(job)
         return job.id
 
-    def _prepare(self, run: Run, request: TrainingRequest, agreement: Agreement) -> _Prepared:
+    def _prepare(
+        self, run: Run, request: TrainingRequest, agreement: Agreement
+    ) -> tuple[RunOffer, tuple[str, ...]]:
+        """The offer to make and this side's columns; the gate is open for the run once they are there."""
         alignment_job = run.alignment
         if alignment_job is None:
             raise TrainingMisuse("The run has no alignment.", code="unknown_alignment")
@@ -203,6 +209,9 @@ class Coordinator:
             tolerance=request.tolerance,
             held_out=split.to_text(),
         )
+        return offer, columns
+
+    def _invite(self, request: TrainingRequest, offer: RunOffer, columns: tuple[str, ...]) -> _Prepared:
         connection = self._agreements.connection(request.collaboration)
         answer = post_document(connection, "/v1/peer/training", offer.document())
         names = answer.get("features")
@@ -333,9 +342,9 @@ class Coordinator:
         sealed = self._keyring.seal(party.part().to_bytes(), model_aad(run.id))
         self._store.replace(ended, was=current.state, sealed=sealed)
 
-    def _tell(self, run: Run, state: str, invited: bool) -> None:
-        """Tell the partner; one that cannot be reached finds out by its own timeout."""
-        if not invited:
+    def _tell(self, run: Run, state: str, told: bool) -> None:
+        """Tell a partner that was offered the run; one out of reach finds out by its own timeout."""
+        if not told:
             return
         try:
             connection = self._agreements.connection(run.collaboration)

@@ -6,6 +6,7 @@ Flower replies (a receipt and counts) and channel frames (ciphertexts and scores
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from clean_room.jobs import Job
 from consent.peers import PeerConnection
 from federated.apps.client_app import client_app
 from federated.card import passive_card
-from federated.channel import MailboxChannel
+from federated.channel import MailboxChannel, message_bytes
 from federated.errors import ComityError, PeerUnreachable, PeerViolation, Refused, TrainingRefused
 from federated.gate import DataGate, GateGrant, RoundReceipt
 from federated.grid import decode_message, encode_message
@@ -38,6 +39,9 @@ from privacy.keys import KeyRing
 __all__ = ["PASSIVE_NODE", "Agreements", "Alignments", "Participant", "model_aad"]
 
 PASSIVE_NODE = 3
+
+_SEATS_MOST = 4
+_log = logging.getLogger(__name__)
 
 
 class Agreements(Protocol):
@@ -115,6 +119,7 @@ class Participant:
         """
         offer = RunOffer.from_document(document)
         agreement = self._agreed(partner, offer)
+        self._require_room(partner)
         dataset = self._catalogue[offer.dataset]
         columns = offer.features or dataset.features
         if not columns or not set(columns) <= set(dataset.features):
@@ -139,7 +144,6 @@ class Participant:
             stage="invited",
             alignment=offer.alignment,
         )
-        self._store.add(run)
         self._gate.approve(
             GateGrant(
                 run=offer.run,
@@ -150,7 +154,8 @@ class Participant:
                 source=source,
             )
         )
-        channel = MailboxChannel(offer.run, timeout=self._idle)
+        most = message_bytes(terms.rows, terms.features)
+        channel = MailboxChannel(offer.run, timeout=self._idle, most=most)
         party = PassiveParty(terms, self._gate, channel, columns=columns, random=self._random)
 
         def done(number: int, outcome: Outcome) -> None:
@@ -174,8 +179,14 @@ class Participant:
             app=client_app(offer.run, party, done=done, failed=failed),
             context=Context(0, PASSIVE_NODE, {}, RecordDict(), {}),
         )
-        with self._lock:
-            self._seats[offer.run] = seat
+        try:
+            with self._lock:
+                self._require_room(partner)
+                self._seats[offer.run] = seat
+            self._store.add(run)
+        except BaseException:
+            self._leave(seat)
+            raise
         return {"features": list(columns), "rows": offer.rows}
 
     def deliver(self, partner: str, run: str, body: bytes) -> None:
@@ -248,12 +259,13 @@ class Participant:
         """End seats whose partner has been silent for too long."""
         with self._lock:
             silent = [s for s in self._seats.values() if time.monotonic() - s.touched > 2 * self._idle]
+        error = PeerUnreachable("The partner went silent during the run.", code="peer_timeout")
         for seat in silent:
-            self._end(
-                seat,
-                RunState.TIMED_OUT,
-                PeerUnreachable("The partner went silent during the run.", code="peer_timeout"),
-            )
+            try:
+                self._end(seat, RunState.TIMED_OUT, error)
+            except Exception as problem:
+                # One run that cannot be ended now must not keep the others; it is tried again next time.
+                _log.error("run %s could not be ended: %s", seat.run.id, type(problem).__name__)
 
     def close(self) -> None:
         """End every seat; the partner sees its channel closed."""
@@ -280,6 +292,15 @@ class Participant:
                 code="input_below_minimum",
             )
         return agreement
+
+    def _require_room(self, partner: str) -> None:
+        taken = sum(seat.partner == partner for seat in list(self._seats.values()))
+        if taken >= _SEATS_MOST:
+            raise TrainingRefused(
+                f"{taken} runs with this partner are going on already.",
+                rule="seats",
+                advice="Wait until one of them is over.",
+            )
 
     def _own(self, agreement: Agreement) -> str:
         return agreement.of_key(self._own_key).name

@@ -34,6 +34,7 @@ from privacy.signing import SigningKey
 __all__ = ["TrainingService", "TrainingSettings"]
 
 _log = logging.getLogger(__name__)
+_REAP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ class TrainingService:
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
+        self._reaper: threading.Thread | None = None
+        self._stopped = threading.Event()
         self._stopping = False
 
     def start(self) -> None:
@@ -111,6 +114,9 @@ class TrainingService:
         if self._worker is None:
             self._worker = threading.Thread(target=self._work, name="training", daemon=True)
             self._worker.start()
+            self._stopped.clear()
+            self._reaper = threading.Thread(target=self._reap, name="training reaper", daemon=True)
+            self._reaper.start()
 
     def recover(self) -> list[str]:
         """Fail (`interrupted`) runs that a crash left unfinished; returns their ids. Only while none runs."""
@@ -129,9 +135,11 @@ class TrainingService:
                 cancel.set()
         self.participant.close()
         self._queue.put(None)
-        if self._worker is not None:
-            self._worker.join(timeout=60)
-            self._worker = None
+        self._stopped.set()
+        for thread in (self._worker, self._reaper):
+            if thread is not None:
+                thread.join(timeout=60)
+        self._worker = self._reaper = None
 
     def submit(self, request: TrainingRequest, *, principal: str, idempotency_key: str | None = None) -> Run:
         """Take a run on as the label holder; work goes on in the background.
@@ -228,11 +236,7 @@ class TrainingService:
 
     def _work(self) -> None:
         while True:
-            try:
-                name = self._queue.get(timeout=5.0)
-            except queue.Empty:
-                self.participant.reap()
-                continue
+            name = self._queue.get()
             if name is None:
                 return
             with self._lock:
@@ -245,6 +249,14 @@ class TrainingService:
             finally:
                 with self._lock:
                     self._cancels.pop(name, None)
+
+    def _reap(self) -> None:
+        # On a thread of its own: seats in partners' runs expire also while a run of this node's is at work.
+        while not self._stopped.wait(_REAP_SECONDS):
+            try:
+                self.participant.reap()
+            except Exception as error:
+                _log.error("silent runs could not be ended: %s", type(error).__name__)
 
     def _now(self) -> str:
         return self._clock().isoformat()

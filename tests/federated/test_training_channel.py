@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ import federated.channel as channel_module
 from consent.peers import PeerResponse
 from federated.channel import FrameReader, FrameWriter, HttpChannel, MailboxChannel, memory_pair
 from federated.errors import ChannelViolation, PeerUnreachable, PeerViolation, TrainingMisuse
+from federated.vertical.encryption import SecretKeyHolder
+from federated.vertical.messages import Opening, Residuals
 
 
 class Loop:
@@ -169,7 +172,7 @@ def test_a_partner_that_stays_away_is_unreachable() -> None:
 
 
 def test_a_mailbox_refuses_old_frames_floods_and_skipped_numbers() -> None:
-    mailbox, writer = MailboxChannel("r", capacity=3), FrameWriter("r")
+    mailbox, writer = MailboxChannel("r", capacity=3, undelivered=3), FrameWriter("r")
     frames = [writer.frames(bytes([i]))[0] for i in range(5)]
     for frame in frames[:3]:
         mailbox.deliver(frame)
@@ -188,6 +191,34 @@ def test_a_mailbox_refuses_old_frames_floods_and_skipped_numbers() -> None:
     assert mailbox.fetch(2, wait=0)
     with pytest.raises(ChannelViolation):
         mailbox.fetch(0, wait=0)
+
+
+def test_a_mailbox_holds_no_more_bytes_than_the_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "FRAME_PAYLOAD", 10)
+    mailbox, writer = MailboxChannel("r", most=25), FrameWriter("r")
+    first, *rest = writer.frames(bytes(5)) + writer.frames(bytes(30))
+    mailbox.deliver(first)
+    mailbox.deliver(rest[0])
+    mailbox.deliver(rest[1])
+    with pytest.raises(ChannelViolation):
+        mailbox.deliver(rest[2])
+    assert mailbox.receive() == bytes(5)
+    with pytest.raises(ChannelViolation):
+        mailbox.deliver(rest[2])
+    mailbox, writer = MailboxChannel("r"), FrameWriter("r")
+    for _ in range(4):
+        mailbox.deliver(writer.frames(b"x")[0])
+    with pytest.raises(ChannelViolation):
+        mailbox.deliver(writer.frames(b"x")[0])
+
+
+@pytest.mark.parametrize("rows", [1, 8192, 8193, 40_000])
+def test_the_bound_leaves_room_for_the_longest_message(rows: int) -> None:
+    keys = SecretKeyHolder()
+    residuals = Residuals(1, np.zeros(50), keys.encrypt(np.ones(rows, dtype=np.int64)))
+    most = channel_module.message_bytes(rows, 1)
+    assert len(residuals.to_bytes()) + len(Opening(bytes(32), keys.public_key).to_bytes()) < most
+    assert channel_module.message_bytes(10**9, 1) == channel_module.MESSAGE_MOST
 
 
 def test_aborts_cross_http_in_both_directions() -> None:

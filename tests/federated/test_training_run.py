@@ -12,16 +12,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from clean_room.agreements import Agreement, Party, Terms
-from clean_room.jobs import Job, JobState, Query, Role
 from consent.receipts import verify_absence
-from federated.errors import PeerViolation, Refused, TrainingMisuse
+from federated.errors import (
+    PeerViolation,
+    Refused,
+    TrainingMisuse,
+)
 from federated.gate import DataGate, RoundReceipt
 from federated.runs import Run, RunState
 from federated.vertical import logistic
-from federated.vertical.alignment import require_fit
 from federated.vertical.partition import Partition
-from privacy.signing import SigningKey
 
 from .conftest import BANK_COLUMNS, PEOPLE, PURPOSE, SHOP_COLUMNS, World, email, finished
 
@@ -398,87 +398,6 @@ def test_a_success_claimed_too_early_is_a_violation_and_a_silent_partner_times_o
     seats.reap()
     ended = world.shop.service.run("b" * 32)
     assert (ended.state, ended.error and ended.error.code) == (RunState.TIMED_OUT, "peer_timeout")
-
-
-def rewrite(world: World, node: str) -> None:
-    """Put the rows of a node's file into another order, and nothing else."""
-    side = world.shop if node == "shop" else world.bank
-    path = side.service._catalogue[side.dataset].path
-    side.frame.drop("person").reverse().write_parquet(path)
-
-
-@pytest.mark.parametrize("node", ["bank", "shop"])
-def test_a_file_reordered_since_the_alignment_is_not_read_by_old_places(world: World, node: str) -> None:
-    first = world.train()
-    rewrite(world, node)
-    run = world.train(alignment=first.alignment)
-    assert run.state is not RunState.SUCCEEDED
-    assert run.error is not None
-    assert run.error.code == "source_changed"
-    assert world.shop.service.participant._seats == {}
-
-
-def test_a_file_reordered_between_rounds_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = DataGate.features
-    given: list[int] = []
-
-    def watch(self: DataGate, run: str, round: int, purpose: str, *, nonce: str) -> Any:  # noqa: A002
-        ours = self is world.shop.service.participant._gate
-        if ours and round == 2:
-            rewrite(world, "shop")
-        rows = asked(self, run, round, purpose, nonce=nonce)
-        if ours:
-            given.append(round)
-        return rows
-
-    monkeypatch.setattr(DataGate, "features", watch)
-    run = world.train()
-    assert run.state is RunState.FAILED
-    theirs = finished(world.shop.service, run.id)
-    assert (theirs.state, theirs.error and theirs.error.code) == (RunState.FAILED, "source_changed")
-    assert given == [1]
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"purpose": "model.other"}, "alignment_purpose"),
-        ({"collaboration": "c2"}, "unknown_alignment"),
-        ({"key": "phone"}, "unknown_alignment"),
-        ({"kind": "overlap"}, "unknown_alignment"),
-    ],
-)
-def test_an_alignment_made_for_something_else_is_refused_on_both_sides(
-    settled: Settled, change: dict[str, str], code: str
-) -> None:
-    world, run = settled
-    offer = dict(world.shop.service.run(run.id).request) | {"run": "d" * 32}
-    kept = dict(world.clean_room.jobs)
-    try:
-        for name, job in kept.items():
-            world.clean_room.jobs[name] = replace(job, query=replace(job.query, **change))  # type: ignore[arg-type]
-        with pytest.raises(Refused) as caught:
-            world.shop.service.participant.offer("bank", offer)
-        assert caught.value.code == code
-        ours = world.train(alignment=run.alignment)
-        assert (ours.state, ours.error and ours.error.code) == (RunState.REJECTED, code)
-        assert world.shop.service.participant._seats == {}
-    finally:
-        world.clean_room.jobs.update(kept)
-
-
-def test_an_alignment_also_made_for_the_model_will_do() -> None:
-    query = Query("align", "c1", "customers", "shoppers", "overlap.align", also_for=(PURPOSE,))
-    job = Job("j", Role.ANALYST, query, "shop", "ann", JobState.SUCCEEDED, "", "")
-    parties = tuple(Party(n, "http://x.invalid", SigningKey.generate().public.to_text()) for n in "ab")
-    agreement = Agreement(
-        "c1", parties, Terms(purposes=(PURPOSE,)), {"a": (), "b": ()}, "2026-01-01T00:00+00:00"
-    )  # type: ignore[arg-type]
-    require_fit(job, agreement, partner="shop", purpose=PURPOSE, key="email")
-    closed = replace(agreement, terms=replace(agreement.terms, query_types=("overlap",)))
-    with pytest.raises(Refused) as caught:
-        require_fit(job, closed, partner="shop", purpose=PURPOSE, key="email")
-    assert caught.value.code == "query_type_not_agreed"
 
 
 def test_the_http_api_takes_follows_and_lists_runs(world: World) -> None:
