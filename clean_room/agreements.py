@@ -19,12 +19,14 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from clean_room.addresses import check_address
 from clean_room.armour import unarmoured
 from consent.encoding import canonical_json
 from privacy.errors import Misuse, Refused
 from privacy.identifiers import PROFILES
 
 __all__ = [
+    "MIN_EPSILON",
     "QUERY_TYPES",
     "Acceptance",
     "Agreement",
@@ -36,10 +38,11 @@ __all__ = [
     "Terms",
 ]
 
+MIN_EPSILON = 0.01
+"""Least ε of a query: below it the noise, and the dummies that carry it, drown any answer."""
 QueryType = Literal["overlap", "measure", "align"]
 QUERY_TYPES: tuple[QueryType, ...] = ("overlap", "measure", "align")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_URL = re.compile(r"https?://[!-~]+")
 _KEY = re.compile(r"[A-Za-z0-9+/=_-]{1,64}")
 _ID = re.compile(r"[0-9a-f]{32}")
 _FORBID = ConfigDict(extra="forbid")
@@ -124,8 +127,9 @@ class Party(_Document):
 
     def __post_init__(self) -> None:
         _name(self.name, "party name")
-        if not _URL.fullmatch(self.url) or len(self.url) > 512 or not _KEY.fullmatch(self.key):
-            raise Misuse("a party needs an http(s) URL and an Ed25519 key.", code="malformed_document")
+        check_address(self.url, "malformed_document")
+        if not _KEY.fullmatch(self.key):
+            raise Misuse("a party needs an Ed25519 key.", code="malformed_document")
         if self.exchange and len(unarmoured(self.exchange, "exchange", Misuse, "malformed_document")) != 32:
             raise Misuse("an exchange key is 32 bytes.", code="malformed_document")
 
@@ -197,6 +201,8 @@ class Terms(_Document):
         positive = (self.epsilon_per_query, self.delta_per_query, self.epsilon_per_month)
         if not all(math.isfinite(n) and n > 0 for n in positive):
             raise Misuse("epsilon and delta must be finite and above 0.", code="malformed_document")
+        if self.epsilon_per_query < MIN_EPSILON:
+            raise Misuse(f"epsilon per query must be at least {MIN_EPSILON:g}.", code="malformed_document")
         if self.delta_per_query >= 0.1 or self.epsilon_per_query > 20:
             raise Misuse(
                 "epsilon or delta per query is too large to protect anyone.", code="malformed_document"

@@ -15,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from clean_room.agreements import ColumnOffer
+from clean_room.errors import BoundsExceeded
 from clean_room.protocols.terms import ColumnTerms
 from clean_room.rules import Asked
 from privacy.noise import discrete_laplace, half_width_for, truncated_discrete_laplace
 
 __all__ = ["DrawnNoise", "NoisePlan", "NoiseSource", "fixed_point", "plan"]
+
+_MAX_SCALE = 1e9  # of `privacy.noise`
 
 
 class NoiseSource(Protocol):
@@ -61,17 +64,31 @@ class NoisePlan:
 
 
 def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
-    """The plan both nodes derive from query and agreement."""
+    """The plan both nodes derive from query and agreement. Refused (`bounds_exceeded`) if there is none."""
     if asked.query.kind == "align":
         return NoisePlan(0.0, 0.0, 0.0, 0.0, 0)
     epsilon, delta = asked.epsilon, asked.agreement.terms.delta_per_query
     count = epsilon / 2 if asked.query.kind == "measure" else epsilon
+    column = None if asked.query.column is None else asked.partners.column(asked.query.column)
+    if column is not None and fixed_point(column).magnitude > _MAX_SCALE * (epsilon - count):
+        raise BoundsExceeded(
+            "the noise such bounds need is beyond what can be drawn.",
+            advice="Clip the column lower, or ask with a larger epsilon.",
+        )
     return NoisePlan(epsilon, delta, count, epsilon - count, noise.half_width(count, delta))
 
 
 def fixed_point(column: ColumnOffer) -> ColumnTerms:
-    """The integers a column travels as: three decimals for small values, fewer for large ones."""
+    """The integers a column travels as.
+
+    The scale is the power of ten that brings the larger bound to 10⁵ … 10⁶ (1 for a larger bound), so that
+    rounding is below 10⁻⁵ of it, while 7 · 10⁷ rows still stay below a quarter of the plain modulus.
+    """
     magnitude = max(abs(column.lower), abs(column.upper))
-    scale = 1000 if magnitude <= 1e3 else 100 if magnitude <= 1e4 else 10 if magnitude <= 1e5 else 1
+    if magnitude > 1 << 40:
+        raise BoundsExceeded("a column's clip bounds are at most 2^40.", advice="Clip the column lower.")
+    scale = 1
+    while magnitude * scale < 1e5 and scale < 10**12:
+        scale *= 10
     lower, upper = int(np.floor(column.lower * scale)), int(np.ceil(column.upper * scale))
     return ColumnTerms(name=column.name, lower=lower, upper=upper, scale=scale)

@@ -118,10 +118,12 @@ class _Measured:
             return {"value": count, "ci95": _interval(count, self.plan, cells), "count": count}
         # A sum over m cells carries m independent noises: √m times one half width bounds their spread.
         spread = math.sqrt(cells)
+        # Every value was rounded to the fixed point, by half a unit at most.
+        rounding = max(0, count) * 0.5 / fixed_point(self.column).scale
         if self.statistic == "sum":
-            half = sum_half_width("laplace", self.scale) * spread
+            half = sum_half_width("laplace", self.scale) * spread + rounding
             return {"value": total, "ci95": [total - half, total + half], "count": count}
-        half = sum_half_width("laplace", self.scale, 0.975) * spread
+        half = sum_half_width("laplace", self.scale, 0.975) * spread + rounding
         bounds = (self.column.lower, self.column.upper)
         low, high = mean_interval(total, half, _interval(count, self.plan, cells, 0.975), bounds)
         mean = min(max(total / max(1, count), bounds[0]), bounds[1])

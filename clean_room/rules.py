@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clean_room.agreements import Agreement, DatasetOffer
+from clean_room.agreements import MIN_EPSILON, Agreement, DatasetOffer
 from clean_room.errors import InputBelowMinimum, ProfileMismatch
 from clean_room.jobs import Query
 from privacy.errors import Misuse, Refused
@@ -165,6 +165,12 @@ class EpsilonAgreed:
                 f"the query asks for more than the agreed ε of {most:g}.",
                 code="epsilon_above_agreed",
                 advice=f"Ask with epsilon at most {most:g}.",
+            )
+        if asked.epsilon < MIN_EPSILON:
+            raise Refused(
+                f"the query asks for less than an ε of {MIN_EPSILON:g}.",
+                code="epsilon_too_small",
+                advice="A smaller ε gives nothing but noise.",
             )
 
 

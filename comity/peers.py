@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from clean_room.addresses import check_address
 from comity.identity import Identity, check_answer
 from comity.problems import from_problem
 from consent.peers import PeerConnection, PeerResponse
@@ -137,7 +138,8 @@ class Peers:
         self._max_response_bytes = max_response_bytes
 
     def connect(self, pin: Pin) -> PeerConnection:
-        """A connection to a partner; nothing is sent yet."""
+        """A connection to a partner; nothing is sent yet. Raises `Misuse` for an address without TLS."""
+        check_address(pin.url)
         return HttpPeer(
             pin.name,
             pin.url,

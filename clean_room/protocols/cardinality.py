@@ -50,7 +50,7 @@ from clean_room.protocols.messages import (
     Seal,
     chain,
 )
-from clean_room.protocols.terms import AlignTerms, MeasureTerms, OverlapTerms, Terms, parse_terms
+from clean_room.protocols.terms import MAX_PEOPLE, AlignTerms, MeasureTerms, OverlapTerms, Terms, parse_terms
 
 __all__ = [
     "AnalystDone",
@@ -140,9 +140,11 @@ def follow(transcript: bytes, message: Message) -> bytes:
 
 
 def check_commitment(terms: Terms, commitment: InputCommitment, groups: int) -> None:
-    """PeerViolation unless the sizes are size classes, one a segment."""
+    """PeerViolation unless the sizes are size classes, one a segment, and not absurd together."""
     if len(commitment.sizes) != groups or any(terms.padding.padded(n) != n for n in commitment.sizes):
         raise PeerViolation("The committed sizes do not fit the terms.")
+    if sum(commitment.sizes) > MAX_PEOPLE:
+        raise PeerViolation(f"The committed sizes are those of more than {MAX_PEOPLE} people.")
 
 
 def check_lists(name: str, lists: Sequence[Points], sizes: Sequence[int]) -> None:

@@ -25,6 +25,8 @@ MAX_SEGMENTS = 256
 MAX_CELLS = 4096
 MAX_COLUMNS = 16
 MAX_DUMMIES = 100_000
+MAX_TOTAL_DUMMIES = 4_000_000
+MAX_PEOPLE = 1 << 27
 _MAX_TEXT = 256
 _MAX_BYTES = 1 << 20
 
@@ -145,6 +147,12 @@ class OverlapTerms(Terms):
         _whole("dummies", self.dummies, 0, MAX_DUMMIES)
         if self.dummies % 2:
             raise Misuse("The terms' dummies must be even: the noise is centred at half of them.")
+        if self.dummies * len(self.analyst_segments) * len(self.contributor_segments) > MAX_TOTAL_DUMMIES:
+            raise Misuse(
+                f"The terms need more than {MAX_TOTAL_DUMMIES} dummies.",
+                advice="Ask for fewer cells, or with a larger epsilon.",
+                code="too_many_dummies",
+            )
         for name in ("epsilon", "delta"):
             number = getattr(self, name)
             if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < math.inf:

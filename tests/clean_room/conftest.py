@@ -282,7 +282,7 @@ class Pair:
         }
         document = self.bank.collaborations.invite(
             partner="shop",
-            url="http://shop.test",
+            url="https://shop.test",
             key=self.shop.identity.public.to_text(),
             terms=Terms(**(stated | terms)),
         )
@@ -341,7 +341,7 @@ def make_node(
     collaborations = Collaborations(
         CollaborationStore(engine),
         name=name,
-        url=f"http://{name}.test",
+        url=f"https://{name}.test",
         identity=identity,
         keyring=keyring,
         catalogue=catalogue,

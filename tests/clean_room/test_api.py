@@ -215,7 +215,7 @@ def test_an_invitation_by_command_travels_as_a_file(make_pair, tmp_path, monkeyp
     terms, file = tmp_path / "collaboration.toml", tmp_path / "invitation.json"
     terms.write_text('purposes = ["overlap.reach"]\n')
     key = pair.shop.identity.public.to_text()
-    arguments = ["invite", "shop", "--partner-url", "http://shop.test", "--partner-key", key]
+    arguments = ["invite", "shop", "--partner-url", "https://shop.test", "--partner-key", key]
     done = CliRunner().invoke(comity.cli.collab.app, [*arguments, "--terms", str(terms), "-o", str(file)])
     assert done.exit_code == 0, done.output
     node["now"] = pair.shop
@@ -234,7 +234,7 @@ def test_inviting_and_accepting_by_client(make_pair):
         invited = bank.invite(
             InviteIn(
                 partner="shop",
-                url="http://shop.test",
+                url="https://shop.test",
                 key=pair.shop.identity.public.to_text(),
                 terms={"purposes": ["overlap.reach"], "minimum_input": 100},
                 deliver=True,

@@ -156,6 +156,25 @@ def test_a_partner_that_goes_down_midway_times_out_on_its_side(pair):
     assert len(pair.shop.ledger.receipts()) == uses
 
 
+@pytest.mark.parametrize("upper", [1e10, 1e300])
+def test_bounds_beyond_the_noise_are_refused_before_anything_is_sent(make_pair, tables, upper):
+    wide = tables.shop_datasets.replace("upper = 500", f"upper = {upper!r}")
+    pair = make_pair(shop_datasets=wide)
+    pair.wire.requests.clear()
+    check_failed(pair, pair.bank.run(pair.query("measure")), "bounds_exceeded", "rejected")
+    assert pair.wire.requests == []
+    assert pair.shop.service.budgets() == []
+
+
+def test_an_epsilon_that_gives_nothing_but_noise_is_refused(pair):
+    pair.wire.requests.clear()
+    for epsilon in (1e-300, 0.0099):
+        with pytest.raises(Refused) as refused:
+            pair.bank.service.submit(pair.query(epsilon=epsilon), principal="ana")
+        assert refused.value.code == "epsilon_too_small"
+    assert pair.wire.requests == []
+
+
 def test_a_short_break_is_bridged(pair):
     broken = iter([True])
 

@@ -39,7 +39,7 @@ def two(strangers: Any):
 def invite(two: Any, **more: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "partner": "shop",
-        "url": "http://shop.test",
+        "url": "https://shop.test",
         "key": two.shop.identity.public.to_text(),
         "terms": TERMS,
     }
@@ -107,7 +107,9 @@ def test_an_invitation_that_cannot_be_delivered_is_none(two):
         {"inviter": {"name": "b\u00e4nk"}},
         {"inviter": {"name": "x" * 65}},
         {"inviter": {"url": "file:///etc/passwd"}},
-        {"inviter": {"url": "http://" + "x" * 600}},
+        {"inviter": {"url": "https://" + "x" * 600}},
+        {"inviter": {"url": "http://bank.test"}},
+        {"terms": {"purposes": ["overlap.reach"], "epsilon_per_query": 0.001}},
         {"inviter": {"exchange": "AAAA"}},
         {"inviter": {"key": "nonsense"}},
         {"offers": [{"name": "a"}]},
@@ -179,7 +181,7 @@ def test_an_invitation_changed_on_the_way_is_refused(two):
     document = invite(two)
     for change in (
         {"terms": document["invitation"]["terms"] | {"epsilon_per_query": 9.0}},
-        {"inviter": document["invitation"]["inviter"] | {"url": "http://mallory.test"}},
+        {"inviter": document["invitation"]["inviter"] | {"url": "https://mallory.test"}},
     ):
         with pytest.raises(Tampered):
             two.shop.collaborations.accept(document | {"invitation": document["invitation"] | change})

@@ -128,3 +128,12 @@ def test_consent_is_found_whatever_profile_the_partners_join_on(make_pair, profi
     job = pair.bank.run(pair.query("align", key="phone"))
     assert job.result["value"] == 200
     assert pair.shop.wait(job.id).input["denied_by_consent"] == 0
+
+
+def test_an_interval_allows_for_the_rounding_of_every_value(make_pair, tables):
+    pair = make_pair(shop_datasets=tables.shop_datasets.replace("upper = 500", "upper = 1000"))
+    job = pair.bank.run(pair.query("measure", statistic="sum"))
+    low, high = job.result["ci95"]
+    # 200 people, each rounded to a hundredth; noise is off.
+    assert high - low == pytest.approx(200 * 0.01)
+    assert low <= pl.DataFrame(tables.people)[80:280]["spend"].sum() <= high

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clean_room.agreements import ColumnOffer
+from clean_room.errors import BoundsExceeded
 from clean_room.estimates import count_interval, mean_interval, sum_half_width, truncated_laplace
 from clean_room.noise import DrawnNoise, fixed_point
 from clean_room.rules import MinimumInput, release_cells, shown_rate
@@ -150,9 +151,21 @@ def test_a_mean_lies_in_its_interval_and_within_bounds(total, half, count, sprea
 
 
 @given(st.floats(-1e7, 1e7), st.floats(1e-3, 1e7))
-def test_fixed_point_keeps_bounds_and_three_decimals_of_small_values(lower, width):
+def test_fixed_point_keeps_bounds_and_five_digits_of_the_larger(lower, width):
     column = fixed_point(ColumnOffer("x", lower, lower + width))
     assert column.lower / column.scale <= lower + 1e-6
     assert column.upper / column.scale >= lower + width - 1e-6
-    if max(abs(lower), abs(lower + width)) <= 1000:
-        assert column.scale == 1000
+    magnitude = max(abs(lower), abs(lower + width))
+    assert 1e5 <= magnitude * column.scale < 1e6 or (column.scale == 1 and magnitude >= 1e6)
+
+
+@pytest.mark.parametrize(
+    ("upper", "scale"), [(1e-4, 10**9), (0.05, 10**7), (1.0, 10**5), (500, 1000), (1e5, 1), (1e9, 1)]
+)
+def test_the_fixed_point_follows_the_bounds(upper, scale):
+    assert fixed_point(ColumnOffer("x", 0, upper)).scale == scale
+
+
+def test_bounds_that_cannot_travel_are_refused():
+    with pytest.raises(BoundsExceeded):
+        fixed_point(ColumnOffer("x", 0, 1e300))

@@ -139,7 +139,7 @@ def row(**more) -> CollaborationRow:
         "state": "invited",
         "partner": "shop",
         "partner_key": "k",
-        "partner_url": "http://shop.test",
+        "partner_url": "https://shop.test",
         "documents": {"invitation": {"offers": [{"name": "客户"}]}},
         "created_at": "2026",
         "updated_at": "2026",

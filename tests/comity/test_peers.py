@@ -220,6 +220,28 @@ def test_nobody_there_and_no_answer_in_time_are_unreachable(peer: HttpPeer) -> N
         replace(peer, base_url="http://no-such-host.invalid").request("GET", "/")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://shop.example", "http://10.0.0.1:8440", "http://localhost.example", "http://127.0.0.1@shop.example",
+        "https://user@shop.example", "https://user:word@shop.example", "https://shop.example/path",
+        "https://shop.example?x", "https://shop.example?", "https://shop.example#x", "https://shop.example#",
+        "https://", "https://:8440", "https://shop.example:port", "https://[::1", "ftp://shop.example",
+        "shop.example", "", "https://shop.example\\x", "https://shop .example",
+    ],
+)  # fmt: skip
+def test_a_partner_is_reached_through_tls_or_on_this_machine(peers: Peers, url: str) -> None:
+    with pytest.raises(Misuse) as caught:
+        peers.connect(Pin("shop", url, SHOP.public))
+    assert caught.value.code == "bad_address"
+
+
+def test_https_anywhere_and_http_on_loopback_are_addresses(peers: Peers) -> None:
+    for url in ("https://shop.example", "https://shop.example:8440/", "http://127.0.0.1:1", "http://[::1]:1"):
+        peers.connect(Pin("shop", url, SHOP.public))
+    peers.connect(Pin("shop", "http://localhost:8440", SHOP.public))
+
+
 @pytest.mark.parametrize("path", ["v1", "", "/a#b", "/ä"])
 def test_an_unusable_path_is_refused_before_anything_is_sent(peer: HttpPeer, path: str) -> None:
     with pytest.raises(Misuse):

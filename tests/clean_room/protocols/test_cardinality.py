@@ -423,7 +423,7 @@ def test_an_accept_with_odd_sizes_or_a_bad_signature_is_refused(half: Any) -> No
 
     from clean_room.protocols.messages import InputCommitment
 
-    for commitment in (InputCommitment((1, 1)), InputCommitment((1001,))):
+    for commitment in (InputCommitment((1, 1)), InputCommitment((1001,)), InputCommitment((1 << 28,))):
         with pytest.raises(PeerViolation):
             half.asked.accepted(replace(half.accept, commitment=commitment))
     with pytest.raises(Tampered):

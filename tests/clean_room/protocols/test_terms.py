@@ -146,3 +146,10 @@ def test_size_classes_that_would_not_be_their_own_class_are_refused(bad: Any) ->
 def test_size_classes_are_few() -> None:
     assert len({Padding().padded(n) for n in range(0, 1 << 16, 7)}) <= 1 + 16 * 8
     assert Padding().padded(1_000_000) == 1_015_808
+
+
+def test_dummies_are_bounded_over_all_cells(overlap_terms: Any) -> None:
+    overlap_terms(20, 20, dummies=10_000)
+    with pytest.raises(Misuse) as caught:
+        overlap_terms(20, 20, dummies=10_002)
+    assert caught.value.code == "too_many_dummies"
