@@ -78,7 +78,7 @@ RESTRICTING = frozenset(
 
 PROPAGATED = frozenset({EventType.WITHDRAWN, EventType.INVALIDATED, EventType.OBJECTION})
 """What partners are told of: something that was allowed, or never asked about, is so no longer. Whoever
-refused from the start never passed this node's own gate."""
+refused from the start never passed this node's own gate; who refused after agreeing is told of too."""
 
 
 class Identifier(NamedTuple):

@@ -15,21 +15,20 @@ from datetime import datetime
 from consent.checkpoint import Checkpoint, open_checkpoint
 from consent.encoding import Leaf, from_micros, parse_json, to_micros
 from consent.errors import FeedConflict, FeedGap, HeadMoved
-from consent.events import MAX_IDENTIFIERS, RESTRICTING, Event, EventType, Identifier
+from consent.events import RESTRICTING, Event, EventType, Identifier
 from consent.ledger import Ledger
 from consent.merkle import leaf_hash, verify_consistency, verify_inclusion
-from consent.messages import ACK_CONTEXT, Acknowledgement, FeedBatch, FeedItem
+from consent.messages import ACK_CONTEXT, MAX_BATCH, Acknowledgement, FeedBatch, FeedItem
 from consent.notes import VerifierKey
 from consent.peers import PeerConnection
 from consent.store import InboxRow, LedgerTransaction, OutboxRow, PartnerRow, RestrictionRow
-from consent.subjects import pair_pseudonyms
+from consent.subjects import PSEUDONYM, pair_pseudonyms
 from privacy.errors import BadInput, ComityError, PeerViolation, Refused, Tampered
 from privacy.signing import PublicKey, SigningKey
 
 __all__ = ["FEED_PATH", "Enforcement", "Feed", "FeedStatus", "Pumped"]
 
 FEED_PATH = "/v1/peer/feed"
-PSEUDONYM = "pseudonym"
 _BATCH = 250
 _FIRST_PAUSE = 250_000  # microseconds
 _LONGEST_PAUSE = 60_000_000
@@ -132,7 +131,7 @@ class Feed:
             if now < partner.next_attempt_at and not force:
                 return Pumped(0, pending, partner.last_error)
             try:
-                done = self._send(connection, partner, rows)
+                done = self._send(connection, partner, rows, limit)
             except ComityError as error:
                 self._failed(name, error)
                 return Pumped(0, pending, error.code)
@@ -159,7 +158,9 @@ class Feed:
                 )
             )
 
-    def _send(self, connection: PeerConnection, partner: PartnerRow, rows: Sequence[OutboxRow]) -> int:
+    def _send(
+        self, connection: PeerConnection, partner: PartnerRow, rows: Sequence[OutboxRow], limit: int
+    ) -> int:
         try:
             return self._exchange(connection, partner, rows, partner.acked_size)
         except PeerViolation as error:
@@ -174,15 +175,25 @@ class Feed:
                 code="rolled_back",
             )
         with self._ledger.store.read() as view:
-            again = view.outbox(partner.name, min(seq, partner.acked_seq), len(rows))
-        return self._exchange(connection, partner, again, size)
+            again = view.outbox(partner.name, min(seq, partner.acked_seq), limit)
+        done = self._exchange(connection, partner, again, size)
+        while again[-1].seq < rows[0].seq - 1:
+            # What was acknowledged long ago counts for nothing here: the place is found again in one go.
+            with self._ledger.store.read() as view:
+                again = view.outbox(partner.name, again[-1].seq, limit)
+            size = self._ledger.partner(partner.name).acked_size
+            done += self._exchange(connection, partner, again, size)
+        return done
 
     def _exchange(
         self, connection: PeerConnection, partner: PartnerRow, rows: Sequence[OutboxRow], old_size: int
     ) -> int:
         checkpoint = self._ledger.head()
         batch = self._batch(partner, rows, old_size, checkpoint)
-        answer = connection.request("POST", FEED_PATH, body=batch.to_bytes(), content_type="application/json")
+        while len(body := batch.to_bytes()) > MAX_BATCH and len(rows) > 1:
+            rows = rows[: len(rows) // 2]
+            batch = self._batch(partner, rows, old_size, checkpoint)
+        answer = connection.request("POST", FEED_PATH, body=body, content_type="application/json")
         ack, signature = Acknowledgement.from_bytes(answer.body)
         key = PublicKey(VerifierKey.from_text(partner.vkey).public)
         try:
@@ -461,17 +472,20 @@ def _position(body: bytes) -> tuple[int, int]:
 
 
 def _events(partner: str, item: FeedItem) -> Iterable[Event]:
-    """A partner's item as decisions about somebody of whom only pseudonyms are known."""
+    """A partner's item as decisions about somebody of whom only pseudonyms are known.
+
+    Each pseudonym is a subject of its own, so that whom the partner tells apart later stays apart here.
+    """
     identifiers = [
         Identifier(PSEUDONYM, partner.encode() + b"\x00" + kind.encode() + b"\x00" + pseudonym)
         for kind, found in item.pseudonyms.items()
         for pseudonym in found
     ]
     for purpose in item.purposes:
-        for start in range(0, len(identifiers), MAX_IDENTIFIERS):
+        for identifier in dict.fromkeys(identifiers):
             yield Event(
                 item.type,
-                tuple(identifiers[start : start + MAX_IDENTIFIERS]),
+                (identifier,),
                 purpose,
                 partner,
                 effective_at=from_micros(item.effective_at),
@@ -488,6 +502,8 @@ def _restrictions(
     rows = {(r.kind, r.pseudonym, r.purpose): r for r in tx.restrictions_of(partner, named)}
     changed = {}
     for item in items:
+        if item.type not in RESTRICTING and item.type is not EventType.GRANTED:
+            continue  # a renewal prolongs an agreement; it takes back no opt-out
         at = min(item.effective_at, now)
         for kind, found in item.pseudonyms.items():
             for pseudonym in found:

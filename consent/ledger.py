@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -247,9 +247,10 @@ class Ledger:
         self.record_system(EventType.POLICY_PUBLISHED, fields, keep)
 
     def join_partner(self, name: str, vkey: str) -> None:
-        """Pin a partner's log key and start the feed with them; repeating it changes nothing.
+        """Pin a partner's log key and start the feed with them; to be called for each new agreement.
 
-        What was withdrawn before is queued for them first.
+        What was withdrawn before is queued for them first. A partner who comes back is told again: a new
+        agreement brings a new pair key, under which nothing they were told before can be recognised.
         Raises Misuse for a malformed vkey, or when the partner joined with another key.
         """
         VerifierKey.from_text(vkey)
@@ -258,10 +259,15 @@ class Ledger:
         if known is not None:
             if known.vkey != vkey:
                 raise Misuse("This partner joined with another log key.", code="partner_key_changed")
+            with self.store.write() as tx:
+                row = tx.partner(name) or known
+                waiting = standing_withdrawals(tx, name, self.policy, self.now(tx), row.sent_seq)
+                tx.add_outbox(waiting)
+                tx.put_partner(replace(row, sent_seq=row.sent_seq + len(waiting), next_attempt_at=0))
             return
 
         def keep(tx: LedgerTransaction, first: int, now: int) -> None:
-            waiting = standing_withdrawals(tx, name, now)
+            waiting = standing_withdrawals(tx, name, self.policy, now)
             tx.put_partner(PartnerRow(name, vkey, first, sent_seq=len(waiting)))
             tx.add_outbox(waiting)
 

@@ -206,8 +206,13 @@ class TransparencyLog:
         return sign_checkpoint(head.size, head.root, self._signer)
 
     def checkpoint(self) -> Checkpoint:
-        """The newest signed checkpoint."""
-        return self._latest or self.publish()
+        """The newest signed checkpoint, of what other processes appended too."""
+        latest = self._latest
+        if latest is not None:
+            with self._store.read() as view:
+                if view.head().size <= latest.size:
+                    return latest
+        return self.publish()
 
     def prove(self, index: int) -> EntryProof:
         """Entry `index` with its inclusion proof in the newest checkpoint."""

@@ -18,11 +18,11 @@ from consent.events import GRANTING, RESTRICTING, EventType
 from consent.proofs import from_base64, integer_from, path_from, to_base64
 from privacy.errors import ComityError, PeerViolation
 
-__all__ = ["ACK_CONTEXT", "Acknowledgement", "FeedBatch", "FeedItem"]
+__all__ = ["ACK_CONTEXT", "MAX_BATCH", "Acknowledgement", "FeedBatch", "FeedItem"]
 
 MAX_BATCH = 4 << 20  # bytes
 MAX_ITEMS = 1_000
-MAX_PSEUDONYMS = 32
+MAX_PSEUDONYMS = 1_024  # of one kind, for one person
 ACK_CONTEXT = "delivery-ack"
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _TYPES = {t.value for t in (*GRANTING, *RESTRICTING)}
@@ -58,8 +58,13 @@ class FeedItem:
     pseudonyms: Mapping[str, tuple[bytes, ...]] = field(repr=False)
 
     def digest(self) -> bytes:
-        """Of everything but the path, which depends on the tree size it was made for."""
-        return sha256(canonical_json({k: v for k, v in self.to_dict().items() if k != "path"})).digest()
+        """Of what the log entry fixes.
+
+        The path depends on the tree size it was made for, the pseudonyms on the identifiers known and the
+        pair key agreed when the item is sent: both may be others when it is sent again.
+        """
+        body = self.to_dict()
+        return sha256(canonical_json({k: v for k, v in body.items() if k not in _VARYING})).digest()
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -102,6 +107,7 @@ class FeedItem:
         )
 
 
+_VARYING = ("path", "pseudonyms")
 _ITEM = ("seq", "index", "entry", "path", "type", "purposes", "effective_at", "pseudonyms")
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from consent.encoding import SALT_SIZE, commitment, to_micros
+from consent.encoding import SALT_SIZE, Leaf, commitment, to_micros
 from consent.events import (
     GRANTING,
     PROPAGATED,
+    RESTRICTING,
     Event,
     EventType,
     Identifier,
     decision_payload,
     system_payload,
 )
+from consent.linkage import carried, related, restricted_for, stands
 from consent.log import Staged
 from consent.purposes import EVERY_PURPOSE, PurposePolicy
-from consent.state import Fact, Standing, step
+from consent.state import Fact, Standing, StateKey, step
 from consent.store import (
     LedgerTransaction,
     OutboxRow,
@@ -27,12 +29,14 @@ from consent.store import (
     SubjectRow,
 )
 from consent.subjects import (
+    PSEUDONYM,
     Opening,
     SubjectVault,
     pack_identifiers,
     pack_openings,
     unpack_identifiers,
 )
+from privacy.errors import Misuse
 
 __all__ = ["DecisionWork", "SystemWork", "purposes_checked", "standing_withdrawals"]
 
@@ -56,26 +60,37 @@ class _Subjects:
     added: dict[bytes, list[Identifier]] = field(default_factory=dict)
     aliases: list[tuple[bytes, str, bytes]] = field(default_factory=list)
 
-    def resolve(self, events: Sequence[Event]) -> list[tuple[bytes, Event]]:
+    def resolve(self, events: Sequence[Event], version: int) -> list[tuple[bytes, Event]]:
         """One (handle, event) for each subject an event is about; unknown identifiers get a subject.
 
         Identifiers that turn out to belong to several subjects restrict or grant for each of them; merging
-        is another event.
+        is another event. What stood against one of them is first carried over to the others
+        (`consent.linkage`). A grant does not lift the restriction of somebody whom it may only share an
+        identifier with: see `_granted`. `version` is the policy's.
         """
         lookups = {
             i: self.vault.lookup(i.kind)(i.canonical) for i in {i for e in events for i in e.identifiers}
         }
         self.handles = self.tx.find_subjects(list(lookups.values()))
+        states = self.tx.standings_of(self._mixed(events, lookups))
+        earlier: dict[bytes, list[Event]] = {}
         out: list[tuple[bytes, Event]] = []
         for event in events:
             found: dict[bytes, None] = {}
             fresh = []
-            for identifier in event.identifiers:
+            for identifier in dict.fromkeys(event.identifiers):
                 handle = self.handles.get(lookups[identifier])
                 if handle is None:
                     fresh.append(identifier)
                 else:
                     found[handle] = None
+            restated: list[tuple[bytes, Event]] = []
+            if len(found) > 1 or (found and fresh):
+                about = {handle: self._state(states, earlier, handle, version) for handle in found}
+                if event.type in GRANTING:
+                    named = {lookups[i] for i in event.identifiers}
+                    found = self._granted(event, about, named, bool(fresh))
+                restated = carried(event, {handle: about[handle] for handle in found}, self.now)
             if not found:
                 handle = self.vault.new_handle()
                 self.keys[handle], self.new[handle] = self.vault.new_key(handle)
@@ -85,8 +100,67 @@ class _Subjects:
                 if self.handles.setdefault(lookups[identifier], owner) == owner:
                     self.added.setdefault(owner, []).append(identifier)
                     self.aliases.append((lookups[identifier], identifier.kind, owner))
-            out.extend((handle, event) for handle in found)
+            decided = [*restated, *((handle, event) for handle in found)]
+            for handle, fact in decided:
+                earlier.setdefault(handle, []).append(fact)
+            out.extend(decided)
         return out
+
+    def _mixed(self, events: Sequence[Event], lookups: Mapping[Identifier, bytes]) -> list[bytes]:
+        """Known subjects whom an event names together with somebody else or with a new identifier."""
+        mixed: dict[bytes, None] = {}
+        for event in events:
+            if len(event.identifiers) > 1:
+                about = {self.handles.get(lookups[i]) for i in event.identifiers}
+                if len(about) > 1:
+                    mixed.update(dict.fromkeys(handle for handle in about if handle is not None))
+        return list(mixed)
+
+    def _state(
+        self,
+        states: dict[bytes, dict[StateKey, Standing]],
+        earlier: dict[bytes, list[Event]],
+        handle: bytes,
+        version: int,
+    ) -> dict[StateKey, Standing]:
+        """What stands about a subject after the events of this batch that come before."""
+        state = states.setdefault(handle, {})
+        for event in earlier.pop(handle, ()):
+            key = (event.purpose, event.partner)
+            state[key] = step(state.get(key), _fact(event, version, self.now, 0))
+        return state
+
+    def _granted(
+        self,
+        event: Event,
+        about: Mapping[bytes, Mapping[StateKey, Standing]],
+        named: set[bytes],
+        fresh: bool,
+    ) -> dict[bytes, None]:
+        """Those of the subjects named whom a grant is about.
+
+        Somebody restricted is not, when the grant comes with an identifier never seen with them, or names
+        only some of theirs beside somebody else's: it may be another person who shares an identifier. Their
+        restriction stays, and the new identifier gets a subject of its own. A grant by identifiers of theirs
+        alone, or by all of theirs and of the others', lifts it. Raises Misuse when nobody is left.
+        """
+        left = {
+            handle: None
+            for handle, state in about.items()
+            if not restricted_for(state, event.purpose, event.partner)
+            or not (fresh or not self._aliases(handle) <= named)
+        }
+        if not left and not fresh:
+            raise Misuse(
+                "The grant names several people, each only in part, who have restricted it.",
+                advice="Record one grant a person.",
+                code="grant_conflicts",
+            )
+        return left
+
+    def _aliases(self, handle: bytes) -> set[bytes]:
+        new = {lookup for lookup, _, owner in self.aliases if owner == handle}
+        return new | set(self.tx.aliases_of(handle))
 
     def save(self, handles: Sequence[bytes]) -> None:
         """Write new subjects and aliases; afterwards `keys` has the key of every handle."""
@@ -121,7 +195,7 @@ class DecisionWork:
 
     def stage(self, tx: LedgerTransaction, first: int, now: int) -> list[Staged]:
         subjects = _Subjects(tx, self.vault, now)
-        decided = subjects.resolve(self.events)
+        decided = subjects.resolve(self.events, self.policy.version)
         order = list(dict.fromkeys(handle for handle, _ in decided))
         subjects.save(order)
 
@@ -132,20 +206,13 @@ class DecisionWork:
         facts: list[tuple[bytes, Fact]] = []
         policy_hash, current = self.policy.hash, self.policy.version
         for i, (handle, event) in enumerate(decided):
-            effective = now if event.effective_at is None else min(to_micros(event.effective_at), now)
-            expires = None if event.expires_at is None else to_micros(event.expires_at)
-            version = event.purpose_version or current
-            payload = decision_payload(event, handle.hex(), version, effective, expires)
+            fact = _fact(event, current, now, first + i)
+            payload = decision_payload(event, handle.hex(), fact.version, fact.effective_at, fact.expires_at)
             salt = salts[i * SALT_SIZE : (i + 1) * SALT_SIZE]
             side = sides.setdefault(handle, first + i)
             openings[handle].append(Opening(first + i, salt, payload))
             staged.append(Staged(event.type.value, commitment(salt, payload), policy_hash, side))
-            facts.append(
-                (
-                    handle,
-                    Fact(event.type, event.purpose, event.partner, version, effective, expires, first + i),
-                )
-            )
+            facts.append((handle, fact))
         tx.add_sides(
             [
                 SideRow(
@@ -162,6 +229,13 @@ class DecisionWork:
         if self.after is not None:
             self.after(tx, first, now)
         return staged
+
+
+def _fact(event: Event, current: int, now: int, index: int) -> Fact:
+    effective = now if event.effective_at is None else min(to_micros(event.effective_at), now)
+    expires = None if event.expires_at is None else to_micros(event.expires_at)
+    version = event.purpose_version or current
+    return Fact(event.type, event.purpose, event.partner, version, effective, expires, index)
 
 
 def _apply_facts(tx: LedgerTransaction, facts: Sequence[tuple[bytes, Fact]], new: set[bytes]) -> None:
@@ -185,17 +259,23 @@ def _queue(
     new: set[bytes],
     now: int,
 ) -> None:
-    """Queue what each partner must be told: restrictions, and grants that lift what they were told."""
+    """Queue what each partner must be told: restrictions, and grants that lift what they were told.
+
+    A refusal counts where something had been agreed to, or told, before.
+    """
+    refused = list(dict.fromkeys(h for h, f in facts if f.type in RESTRICTING and f.type not in PROPAGATED))
+    agreed = tx.standings_of(refused) if refused and tx.partners() else {}
     for partner in tx.partners():
         about = [(h, f) for h, f in facts if f.partner in ("*", partner.name)]
-        granting = [h for h, f in about if f.type in GRANTING and h not in new]
-        told = tx.told(partner.name, list(dict.fromkeys(granting))) if granting else set()
+        asking = [h for h, f in about if f.type not in PROPAGATED and h not in new]
+        told = tx.told(partner.name, list(dict.fromkeys(asking))) if asking else set()
+        had = {h for h, state in agreed.items() if _agreed(state, partner.name)}
         rows: list[OutboxRow] = []
         for handle, fact in about:
-            if fact.type in PROPAGATED:
+            if fact.type in PROPAGATED or (fact.type in RESTRICTING and (handle in told or handle in had)):
                 told.add(handle)
                 purposes = [fact.purpose]
-            elif handle in told:
+            elif handle in told and fact.type is EventType.GRANTED:
                 purposes = policy.below(fact.purpose, fact.version)
             else:
                 continue
@@ -211,22 +291,61 @@ def _queue(
             tx.put_partner(replace(partner, sent_seq=partner.sent_seq + len(rows)))
 
 
-def standing_withdrawals(tx: LedgerTransaction, partner: str, now: int) -> list[OutboxRow]:
-    """What a partner who joins now must be told: everything withdrawn before, in the order of the log."""
-    types = {t.value for t in PROPAGATED}
-    found = sorted(
-        (s.restricted_index, key.purpose, s.restriction, s.restricted_at, key.subject)
-        for key, s in tx.all_standings()
-        if s.restriction in types
-        and s.restricted_at is not None
-        and s.restricted_index is not None
-        and key.partner in ("*", partner)
-        and (s.granted_at is None or s.granted_at <= s.restricted_at)
+def _agreed(state: Mapping[StateKey, Standing], partner: str) -> bool:
+    return any(s.granted_at is not None and who in ("*", partner) for (_, who), s in state.items())
+
+
+def standing_withdrawals(
+    tx: LedgerTransaction, partner: str, policy: PurposePolicy, now: int, after: int = 0
+) -> list[OutboxRow]:
+    """What a partner who joins now must be told, in the order of the log; numbered from `after` + 1.
+
+    That is everything restricted before, and the grants since that lifted a part of it.
+    """
+    people = dict.fromkeys(
+        key.subject for key, s in tx.all_standings() if stands(s) and key.partner in ("*", partner)
     )
+    found: list[tuple[int, bytes, str, list[str], int]] = []
+    for subject, everything in tx.standings_of(list(people)).items():
+        state = {key: s for key, s in everything.items() if key[1] in ("*", partner)}
+        found.extend(
+            (s.restricted_index or 0, subject, str(s.restriction), [purpose], s.restricted_at or 0)
+            for (purpose, _), s in state.items()
+            if stands(s) and (EventType(str(s.restriction)) in PROPAGATED or _agreed(state, partner))
+        )
+        found.extend(_lifting(tx, subject, state, policy, now))
+    found = [row for row in found if not _heard(tx, row[1])]
     return [
-        OutboxRow(partner, seq, index, subject, str(type_), json.dumps([purpose]), at, now)
-        for seq, (index, purpose, type_, at, subject) in enumerate(found, 1)
+        OutboxRow(partner, seq, index, subject, type_, json.dumps(purposes), at, now)
+        for seq, (index, subject, type_, purposes, at) in enumerate(sorted(found), after + 1)
     ]
+
+
+def _lifting(
+    tx: LedgerTransaction,
+    subject: bytes,
+    state: Mapping[StateKey, Standing],
+    policy: PurposePolicy,
+    now: int,
+) -> Iterator[tuple[int, bytes, str, list[str], int]]:
+    """The grants that are newer than a restriction above or below them."""
+    for key, s in state.items():
+        if s.granted_at is None or s.granted_index is None or (s.expires_at or now + 1) <= now:
+            continue
+        lifted = any(
+            other.restricted_at is not None and other.restricted_at < s.granted_at and related(place, key)
+            for place, other in state.items()
+            if stands(other)
+        )
+        leaf = Leaf.from_bytes(tx.entries(s.granted_index, s.granted_index + 1)[0].leaf) if lifted else None
+        if leaf is not None and leaf.type == EventType.GRANTED.value:
+            purposes = policy.below(key[0], s.granted_version or policy.version)
+            yield s.granted_index, subject, leaf.type, purposes, s.granted_at
+
+
+def _heard(tx: LedgerTransaction, subject: bytes) -> bool:
+    """Whether a subject is known by a partner's pseudonyms only: what was heard is not sent back."""
+    return PSEUDONYM in tx.aliases_of(subject).values()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from consent import tables as t
 from consent.errors import HeadMoved
 from consent.merkle import EMPTY_ROOT
-from consent.state import Standing
+from consent.state import Standing, StateKey
 from consent.store import (
     EntryRow,
     Head,
@@ -148,6 +148,26 @@ class _View:
             for subject, *rest in rows:
                 found[StandingKey(purpose, partner, bytes(subject))] = Standing(*rest)
         return found
+
+    def standings_of(self, subjects: Sequence[bytes]) -> dict[bytes, dict[StateKey, Standing]]:
+        found: dict[bytes, dict[StateKey, Standing]] = {}
+        if subjects:
+            keys = [StandingKey(*place, subject) for place in self._places() for subject in subjects]
+            for key, standing in self.standings(keys).items():
+                found.setdefault(key.subject, {})[key.purpose, key.partner] = standing
+        return found
+
+    def _places(self) -> Iterator[StateKey]:
+        """The distinct (purpose, partner), each by one seek in the primary key: they are few."""
+        c = t.state.c
+        query = sa.select(c.purpose, c.partner).order_by(c.purpose, c.partner).limit(1)
+        row = self._c.execute(query).one_or_none()
+        while row is not None:
+            yield row.purpose, row.partner
+            after = sa.tuple_(c.purpose, c.partner) > sa.tuple_(
+                sa.literal(row.purpose), sa.literal(row.partner)
+            )
+            row = self._c.execute(query.where(after)).one_or_none()
 
     def all_standings(self) -> Iterator[tuple[StandingKey, Standing]]:
         c = t.state.c

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from consent.state import Standing
+from consent.state import Standing, StateKey
 
 __all__ = [
     "EntryRow",
@@ -162,6 +162,10 @@ class LedgerView(Protocol):
     def count_aliases(self) -> int: ...
 
     def standings(self, keys: Sequence[StandingKey]) -> dict[StandingKey, Standing]: ...
+
+    def standings_of(self, subjects: Sequence[bytes]) -> dict[bytes, dict[StateKey, Standing]]:
+        """Everything decided about each of `subjects`; those without a decision have no entry."""
+        ...
 
     def all_standings(self) -> Iterable[tuple[StandingKey, Standing]]: ...
 

@@ -22,10 +22,20 @@ from consent.events import Identifier
 from privacy.errors import Tampered
 from privacy.keys import KeyRing
 
-__all__ = ["HANDLE_SIZE", "IDENTIFIER_PROFILE", "KeyedHash", "Opening", "SubjectVault", "pair_pseudonyms"]
+__all__ = [
+    "HANDLE_SIZE",
+    "IDENTIFIER_PROFILE",
+    "PSEUDONYM",
+    "KeyedHash",
+    "Opening",
+    "SubjectVault",
+    "pair_pseudonyms",
+]
 
 IDENTIFIER_PROFILE = "comity-1"
 """How the ledger normalises identifiers, whatever profile two partners join on."""
+PSEUDONYM = "pseudonym"
+"""The kind of identifier under which a partner's pseudonyms are kept."""
 HANDLE_SIZE = 16
 KEY_SIZE = 32
 _SEAL_VERSION = b"\x01"

@@ -25,7 +25,7 @@ from consent.notes import MAX_NOTE, VerifierKey
 from consent.recording import IDENTIFIERS
 from consent.state import Standing, fold
 from consent.store import LedgerView, RestrictionRow, StandingKey
-from consent.subjects import Opening, unpack_identifiers
+from consent.subjects import PSEUDONYM, Opening, unpack_identifiers
 from consent.tiles import (
     TILE_HEIGHT,
     TILE_WIDTH,
@@ -356,8 +356,6 @@ def _check_aliases(ledger: Ledger, view: LedgerView) -> None:
 
 def _check_restrictions(ledger: Ledger, view: LedgerView) -> None:
     """Each restriction received must rest on a pseudonym's subject with a standing of the same times."""
-    from consent.feed import PSEUDONYM
-
     hashed = ledger.vault.lookup(PSEUDONYM)
     for batch in _batches(list(view.all_restrictions())):
         lookups = [

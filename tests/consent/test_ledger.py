@@ -279,3 +279,75 @@ def test_entries_hold_nothing_but_the_six_fields(ledger):
     with ledger.store.read() as view:
         for row in view.entries(0, 100):
             Leaf.from_bytes(row.leaf)
+
+
+def test_an_identifier_named_twice_is_one(ledger):
+    ledger.record([grant([ANN[0], ANN[0]], "overlap"), grant([ANN[0], ANN[1], ANN[1]], "overlap")])
+    assert may_reach(ledger, ANN[0]) and may_reach(ledger, ANN[1])
+
+
+def may_reach(ledger, identifier, purpose="overlap.reach"):
+    kind, canonical = identifier
+    return ledger.check(canonical, kind, purpose, "bank").allowed
+
+
+BOB, LINE, MAIL = ("email", b"bob@example.org"), ("phone", b"+861000"), ("email", b"ann@example.net")
+
+
+def test_a_grant_by_somebody_who_shares_an_identifier_lifts_no_restriction(ledger, clock):
+    ledger.record([grant([MAIL, LINE], "overlap")])
+    clock.move(seconds=1)
+    ledger.record([refuse([MAIL, LINE], "overlap")])
+    for _ in range(3):
+        clock.move(seconds=1)
+        ledger.record([grant([BOB, LINE], "overlap")])
+        assert [may_reach(ledger, who) for who in (MAIL, LINE, BOB)] == [False, False, True]
+    clock.move(seconds=1)
+    ledger.record([grant([MAIL, LINE], "overlap")])
+    assert may_reach(ledger, MAIL) and may_reach(ledger, LINE)
+    assert verify_ledger(ledger).ok
+
+
+def test_a_grant_with_a_new_identifier_joins_whoever_is_not_restricted(ledger, clock):
+    ledger.record([grant([MAIL], "overlap")])
+    ledger.record([grant([MAIL, LINE], "overlap")])
+    clock.move(seconds=1)
+    ledger.withdraw([MAIL])
+    assert not may_reach(ledger, LINE)
+
+
+@pytest.mark.parametrize("joint", [withdraw, grant])
+def test_subjects_named_together_take_over_each_others_restrictions(ledger, clock, joint):
+    ledger.record([grant([MAIL], "overlap"), grant([LINE], "overlap")])
+    clock.move(seconds=1)
+    ledger.withdraw([MAIL])
+    clock.move(seconds=1)
+    ledger.record([grant([LINE], "overlap")])
+    assert not may_reach(ledger, MAIL) and may_reach(ledger, LINE)
+    clock.move(seconds=1)
+    ledger.record([joint([MAIL, LINE], "overlap.measure")])
+    assert not may_reach(ledger, MAIL) and not may_reach(ledger, LINE)
+    assert may_reach(ledger, LINE, "overlap.measure") is may_reach(ledger, MAIL, "overlap.measure")
+    clock.move(seconds=1)
+    ledger.record([grant([MAIL, LINE], "overlap")])
+    for _ in range(2):
+        assert may_reach(ledger, MAIL) and may_reach(ledger, LINE)
+        clock.move(seconds=1)
+        ledger.record([grant([MAIL, LINE], "overlap.align")])
+    assert verify_ledger(ledger).ok
+
+
+def test_what_stands_is_carried_over_within_one_batch_too(ledger, clock):
+    events = [withdraw([MAIL]), grant([LINE], "overlap"), withdraw([MAIL, LINE], "overlap.align")]
+    ledger.record(events)
+    assert not may_reach(ledger, MAIL) and not may_reach(ledger, LINE)
+    assert verify_ledger(ledger).ok
+
+
+def test_a_grant_that_names_several_restricted_people_in_part_is_refused(ledger, clock):
+    ledger.record([refuse([MAIL, LINE], "overlap"), refuse([BOB, ("phone", b"+862000")], "overlap")])
+    size = ledger.head().size
+    clock.move(seconds=1)
+    with pytest.raises(Misuse) as caught:
+        ledger.record([grant([LINE, BOB], "overlap")])
+    assert caught.value.code == "grant_conflicts" and ledger.head().size == size

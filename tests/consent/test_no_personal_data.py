@@ -32,7 +32,7 @@ def test_no_file_row_or_message_holds_an_identifier_or_its_plain_hash(node, make
     wire = joined(ledger, node, bank, bank_node)
     ledger.record([grant(p, "overlap.reach", partner="bank") for p in people])
     ledger.record([refuse(people[0], "model"), withdraw(people[1]), withdraw(people[2][:1], "overlap")])
-    assert Feed(ledger, signing_key=node.key).pump(wire).acknowledged == 2
+    assert Feed(ledger, signing_key=node.key).pump(wire).acknowledged == 3
     gate = ConsentGate(ledger)
     gated = gate.filter("email", pa.array([p[0][1] for p in people]), purpose="overlap.reach", partner="bank")
     receipt = UseReceipt(
