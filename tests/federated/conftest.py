@@ -337,7 +337,7 @@ def two_nodes(here: Path, folder: Path, frames: tuple[pl.DataFrame, pl.DataFrame
         for (name, dataset), frame in zip(NODES, frames, strict=True)
     ]
     nodes = [m[0] for m in made]
-    parties = tuple(Party(n.name, f"http://{n.name}.invalid", n.key.public.to_text()) for n in nodes)
+    parties = tuple(Party(n.name, f"https://{n.name}.invalid", n.key.public.to_text()) for n in nodes)
     agreement = Agreement(
         id="c1",
         parties=parties,  # type: ignore[arg-type]
@@ -346,7 +346,7 @@ def two_nodes(here: Path, folder: Path, frames: tuple[pl.DataFrame, pl.DataFrame
         agreed_at=now().isoformat(),
     )
     for (node, catalogue, ring), other in zip(made, reversed(nodes), strict=True):
-        pin = PartnerPin(other.name, "http://x.invalid", PublicKey(other.key.public.bytes32))
+        pin = PartnerPin(other.name, "https://x.invalid", PublicKey(other.key.public.bytes32))
         node.agreed = Agreed(agreement, other.name, pin)
         node.service = TrainingService(
             node.engine,

@@ -98,7 +98,7 @@ def test_an_alignment_made_for_something_else_is_refused_on_both_sides(
 def test_an_alignment_also_made_for_the_model_will_do() -> None:
     query = Query("align", "c1", "customers", "shoppers", "overlap.align", also_for=(PURPOSE,))
     job = Job("j", Role.ANALYST, query, "shop", "ann", JobState.SUCCEEDED, "", "")
-    parties = tuple(Party(n, "http://x.invalid", SigningKey.generate().public.to_text()) for n in "ab")
+    parties = tuple(Party(n, "https://x.invalid", SigningKey.generate().public.to_text()) for n in "ab")
     agreement = Agreement(
         "c1", parties, Terms(purposes=(PURPOSE,)), {"a": (), "b": ()}, "2026-01-01T00:00+00:00"
     )  # type: ignore[arg-type]
