@@ -291,7 +291,7 @@ def may_reach(ledger, identifier, purpose="overlap.reach"):
     return ledger.check(canonical, kind, purpose, "bank").allowed
 
 
-BOB, LINE, MAIL = ("email", b"bob@example.org"), ("phone", b"+861000"), ("email", b"ann@example.net")
+BEN, LINE, MAIL = ("email", b"bob@example.org"), ("phone", b"+861000"), ("email", b"ann@example.net")
 
 
 def test_a_grant_by_somebody_who_shares_an_identifier_lifts_no_restriction(ledger, clock):
@@ -300,8 +300,8 @@ def test_a_grant_by_somebody_who_shares_an_identifier_lifts_no_restriction(ledge
     ledger.record([refuse([MAIL, LINE], "overlap")])
     for _ in range(3):
         clock.move(seconds=1)
-        ledger.record([grant([BOB, LINE], "overlap")])
-        assert [may_reach(ledger, who) for who in (MAIL, LINE, BOB)] == [False, False, True]
+        ledger.record([grant([BEN, LINE], "overlap")])
+        assert [may_reach(ledger, who) for who in (MAIL, LINE, BEN)] == [False, False, True]
     clock.move(seconds=1)
     ledger.record([grant([MAIL, LINE], "overlap")])
     assert may_reach(ledger, MAIL) and may_reach(ledger, LINE)
@@ -345,9 +345,9 @@ def test_what_stands_is_carried_over_within_one_batch_too(ledger, clock):
 
 
 def test_a_grant_that_names_several_restricted_people_in_part_is_refused(ledger, clock):
-    ledger.record([refuse([MAIL, LINE], "overlap"), refuse([BOB, ("phone", b"+862000")], "overlap")])
+    ledger.record([refuse([MAIL, LINE], "overlap"), refuse([BEN, ("phone", b"+862000")], "overlap")])
     size = ledger.head().size
     clock.move(seconds=1)
     with pytest.raises(Misuse) as caught:
-        ledger.record([grant([LINE, BOB], "overlap")])
+        ledger.record([grant([LINE, BEN], "overlap")])
     assert caught.value.code == "grant_conflicts" and ledger.head().size == size
