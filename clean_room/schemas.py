@@ -57,6 +57,9 @@ class QueryIn(_In):
     column: str | None = Field(default=None, max_length=128, description="For measure: the partner's column.")
     statistic: Literal["sum", "count", "mean"] = "mean"
     epsilon: float | None = Field(default=None, gt=0, le=20, description="Default: the agreement's.")
+    also_for: tuple[str, ...] = Field(
+        default=(), max_length=8, description="Further purposes that everybody who goes in must have allowed."
+    )
 
     def query(self) -> Query:
         """The same as the value the service takes."""
