@@ -31,6 +31,9 @@ from consent.notes import VerifierKey
 from privacy.errors import ComityError, PeerViolation, Refused
 from privacy.signing import PublicKey, SigningKey
 
+# These share processes that one module starts, and look at what all of them left there.
+pytestmark = pytest.mark.xdist_group("two partners")
+
 EMAIL, PHONE, STAYS = "Optout.Person+x@Example.com", "13912345678", "stays.person@example.com"
 TERMS = {"purposes": ["overlap.reach"], "minimum_input": 10}
 
@@ -204,7 +207,7 @@ def test_no_log_line_holds_an_identifier_a_key_or_a_hash_of_one(nodes: tuple[Any
         forms.append(node.operator.rpartition("-")[2])
     for node in nodes:
         lines = node.log.splitlines()
-        assert len(lines) > 10
+        assert sum('"event": "request"' in line for line in lines) > 3
         for line in lines:
             assert isinstance(json.loads(line), dict)
         for form in forms:
