@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,12 @@ def test_every_answer_carries_an_id_that_is_in_the_log(node: Any) -> None:
     request_id = answer.headers["x-request-id"]
     assert answer.status_code == 404
     assert problem(answer)["code"] == "no_such_path"
-    lines = [json.loads(line) for line in node.log.splitlines()]
-    assert [line["status"] for line in lines if line.get("request_id") == request_id] == [404]
+    found: list[int] = []
+    ends = time.monotonic() + 10  # the line is written after the answer has gone out
+    while not found and time.monotonic() < ends:
+        lines = [json.loads(line) for line in node.log.splitlines() if line.endswith("}")]
+        found = [line["status"] for line in lines if line.get("request_id") == request_id]
+    assert found == [404]
 
 
 def operations(node: Any) -> Iterator[tuple[str, str]]:
