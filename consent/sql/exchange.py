@@ -1,0 +1,105 @@
+"""Partners, and both directions of the opt-out feed with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from consent import tables as t
+from consent.sql.rows import ReadRows, WriteRows
+from consent.store import InboxRow, OutboxRow, PartnerRow, RestrictionRow
+
+
+class ExchangeView(ReadRows):
+    """Reads of partners, outbox, inbox and received restrictions."""
+
+    def restrictions(self, partner: str, kind: str | None, purposes: Sequence[str]) -> list[RestrictionRow]:
+        c = t.restrictions.c
+        query = sa.select(*t.restrictions.c).where(c.partner == partner, c.purpose.in_(list(purposes)))
+        if kind is not None:
+            query = query.where(c.kind == kind)
+        return [_restriction(row) for row in self._c.execute(query)]
+
+    def restrictions_of(self, partner: str, pseudonyms: Sequence[bytes]) -> list[RestrictionRow]:
+        columns = ", ".join(column.name for column in t.restrictions.columns)
+        rows = self._in(columns, t.restrictions, "pseudonym", pseudonyms, partner=partner)
+        return [_restriction(row) for row in rows]
+
+    def all_restrictions(self) -> Iterator[RestrictionRow]:
+        for row in self._stream(sa.select(*t.restrictions.c)):
+            yield _restriction(row)
+
+    def partners(self) -> list[PartnerRow]:
+        rows = self._c.execute(sa.select(*t.partners.c).order_by(t.partners.c.name))
+        return [PartnerRow(**row) for row in rows.mappings()]
+
+    def partner(self, name: str) -> PartnerRow | None:
+        row = (
+            self._c.execute(sa.select(*t.partners.c).where(t.partners.c.name == name))
+            .mappings()
+            .one_or_none()
+        )
+        return None if row is None else PartnerRow(**row)
+
+    # feed
+
+    def outbox(self, partner: str, after: int, limit: int) -> list[OutboxRow]:
+        query = (
+            sa.select(*t.outbox.c)
+            .where(t.outbox.c.partner == partner, t.outbox.c.seq > after)
+            .order_by(t.outbox.c.seq)
+            .limit(limit)
+        )
+        return [
+            OutboxRow(**row)._replace(subject=bytes(row["subject"]))
+            for row in self._c.execute(query).mappings()
+        ]
+
+    def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
+        c = t.outbox.c
+        query = sa.select(c.recorded_at, c.enforced_at, c.acked_at).where(c.partner == partner)
+        return [(a, b, d) for a, b, d in self._c.execute(query)]
+
+    def told(self, partner: str, subjects: Sequence[bytes]) -> set[bytes]:
+        rows = self._in("subject, partner", t.outbox, "subject", subjects)
+        return {bytes(subject) for subject, who in rows if who == partner}
+
+    def inbox(self, partner: str, first: int, last: int) -> dict[int, InboxRow]:
+        c = t.inbox.c
+        query = sa.select(*t.inbox.c).where(c.partner == partner, c.seq >= first, c.seq <= last)
+        rows = self._c.execute(query).mappings()
+        return {row["seq"]: InboxRow(**row)._replace(digest=bytes(row["digest"])) for row in rows}
+
+
+class ExchangeChanges(WriteRows):
+    """Writes of the same."""
+
+    def put_partner(self, row: PartnerRow) -> None:
+        self._upsert(t.partners, [asdict(row)])
+
+    def add_outbox(self, rows: Sequence[OutboxRow]) -> None:
+        self._insert(t.outbox, [column.name for column in t.outbox.columns], rows)
+
+    def acknowledge(
+        self, partner: str, first: int, last: int, *, received_at: int, enforced_at: int, acked_at: int
+    ) -> int:
+        c = t.outbox.c
+        done = self._c.execute(
+            sa.update(t.outbox)
+            .where(c.partner == partner, c.seq >= first, c.seq <= last, c.acked_at.is_(None))
+            .values(received_at=received_at, enforced_at=enforced_at, acked_at=acked_at)
+        )
+        return done.rowcount
+
+    def add_inbox(self, rows: Sequence[InboxRow]) -> None:
+        self._insert(t.inbox, [column.name for column in t.inbox.columns], rows)
+
+    def put_restrictions(self, rows: Sequence[RestrictionRow]) -> None:
+        self._upsert(t.restrictions, [row._asdict() for row in rows])
+
+
+def _restriction(row: Any) -> RestrictionRow:
+    return RestrictionRow(row[0], row[1], bytes(row[2]), *row[3:])

@@ -1,0 +1,74 @@
+"""What every part of the storage is built from: rows in and out of one open connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = ["ReadRows", "WriteRows"]
+
+_IN_LIST = 5_000  # values in one IN (…): well under SQLite's 32,766 variables
+_COPY_FROM = 200  # rows from which PostgreSQL's COPY pays
+_SCAN = 20_000
+
+
+def _chunks(values: Sequence[Any], size: int = _IN_LIST) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+class ReadRows:
+    """Reads on one open connection."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._c = connection
+        self._sqlite = connection.dialect.name == "sqlite"
+
+    def _in(
+        self, columns: str, table: sa.Table, column: str, values: Sequence[Any], **equal: str
+    ) -> Iterator[Any]:
+        """Rows whose `column` is among `values`, without one bound parameter object a value."""
+        mark = "?" if self._sqlite else "%s"
+        # The names come from the table objects above, never from a caller's data.
+        where = "".join(f"{name} = {mark} AND " for name in equal)
+        for chunk in _chunks(list(values)):
+            among = f"IN ({','.join('?' * len(chunk))})" if self._sqlite else "= ANY(%s)"
+            query = f"SELECT {columns} FROM {table.name} WHERE {where}{column} {among}"  # noqa: S608
+            yield from self._c.exec_driver_sql(
+                query, (*equal.values(), *(chunk if self._sqlite else (list(chunk),)))
+            )
+
+    def _stream(self, query: sa.Select[Any]) -> Iterator[Any]:
+        yield from self._c.execute(query, execution_options={"yield_per": _SCAN})
+
+
+class WriteRows(ReadRows):
+    """Reads and writes inside the one write transaction."""
+
+    def _insert(self, table: sa.Table, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        if not rows:
+            return
+        names = ", ".join(columns)
+        if self._sqlite:
+            marks = ", ".join("?" * len(columns))
+            statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
+            self._c.exec_driver_sql(statement, [tuple(row) for row in rows])
+        elif len(rows) < _COPY_FROM:
+            self._c.execute(sa.insert(table), [dict(zip(columns, row, strict=True)) for row in rows])
+        else:
+            driver: Any = self._c.connection.driver_connection
+            with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+
+    def _upsert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        insert = (sqlite.insert if self._sqlite else postgresql.insert)(table)
+        keys = [column.name for column in table.primary_key]
+        changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
+        self._c.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
