@@ -68,6 +68,8 @@ class EventType(StrEnum):
     SUBJECT_REKEYED = "subject.rekeyed"
     RESTORE_PERFORMED = "restore.performed"
     CORRECTION = "correction"
+    STATE_COMMITTED = "state.committed"
+    FEED_EVIDENCE = "evidence.recorded"
     AUDIT = "audit.recorded"
 
 
