@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from consent.ledger import Recorded
+
 Purpose = Annotated[str, StringConstraints(max_length=160), Field(examples=["overlap.reach"])]
 Partner = Annotated[str, StringConstraints(max_length=128), Field(examples=["bank"])]
 
@@ -57,6 +59,12 @@ class RecordedAnswer(_Strict):
     count: int
     size: int
     checkpoint: str
+
+    @classmethod
+    def of(cls, done: Recorded) -> RecordedAnswer:
+        return cls(
+            first_index=done.first_index, count=done.count, size=done.size, checkpoint=done.checkpoint_text
+        )
 
 
 class CheckAnswer(_Strict):

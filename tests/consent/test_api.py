@@ -9,10 +9,11 @@ from fastapi import FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
-from consent.api import MAX_BODY, create_router
+from consent.api import create_router
 from consent.events import withdraw
 from consent.feed import Feed
 from consent.gate import ConsentGate
+from consent.http import MAX_BODY
 from consent.proofs import from_base64
 from consent.receipts import AbsenceProof, ReceiptProof, UseReceipt, verify_absence
 from consent.verify import url_reader, verify_log
