@@ -1,38 +1,17 @@
-"""`comity consent`: decisions of people, and what was done with their data."""
+"""Recording and looking up what people decided."""
 
 from __future__ import annotations
 
-import base64
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from comity.cli.consent.app import Method, Partner, Purposes, app, told
 from comity.cli.opening import opened
-from comity.cli.output import Directory, Json, document, moment, show, table
+from comity.cli.output import Directory, Json, moment, show, table
 from comity.cli.person import Email, Phone, Region, identifiers
-
-if TYPE_CHECKING:
-    from consent.ledger import Recorded
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Record and look up consents; receipts and proofs of absence.",
-)
-
-Purposes = Annotated[
-    list[str] | None, typer.Option("--purpose", help="A dotted purpose, as in overlap.reach; repeatable.")
-]
-Partner = Annotated[str, typer.Option(help="The partner it is about; * for every partner.")]
-Method = Annotated[str, typer.Option(help="How the decision was collected: a short word for the record.")]
-
-
-def _told(as_json: bool, recorded: Recorded, what: str) -> None:
-    value = {"recorded": recorded.count, "first_index": recorded.first_index, "log_size": recorded.size}
-    entries = "entry" if recorded.count == 1 else f"{recorded.count} entries from"
-    show(as_json, value, [f"{what}: {entries} {recorded.first_index} of the log."])
 
 
 @app.command("import")
@@ -126,7 +105,7 @@ def grant(
     person = identifiers(email, phone, region)
     with opened(directory) as records:
         done = records.ledger.record([granted(person, p, partner=partner, method=method) for p in purpose])
-    _told(as_json, done, "Granted")
+    told(as_json, done, "Granted")
 
 
 @app.command()
@@ -155,7 +134,7 @@ def withdraw(
     with opened(directory) as records:
         events = [withdrawn(person, p, partner=partner, method=method) for p in purpose or ["*"]]
         done = records.ledger.record(events)
-    _told(as_json, done, "Withdrawn")
+    told(as_json, done, "Withdrawn")
 
 
 @app.command()
@@ -181,7 +160,7 @@ def refuse(
     person = identifiers(email, phone, region)
     with opened(directory) as records:
         done = records.ledger.record([refused(person, p, partner=partner, method=method) for p in purpose])
-    _told(as_json, done, "Refused")
+    told(as_json, done, "Refused")
 
 
 @app.command("show")
@@ -238,82 +217,3 @@ def check(
     value = {"allowed": decision.allowed, "reason": decision.reason.value}
     show(as_json, value, [f"{'allowed' if decision.allowed else 'not allowed'} ({decision.reason.value})"])
     raise typer.Exit(0 if decision.allowed else 1)
-
-
-@app.command()
-def receipt(
-    receipt_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="A receipt; without one, the newest are listed.")
-    ] = None,
-    *,
-    email: Email = None,
-    phone: Phone = None,
-    region: Region = "CN",
-    limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=1000)] = 20,
-    directory: Directory = Path(),
-    as_json: Json = False,
-) -> None:
-    """List receipts of use, show one with its log proof, or prove that a person was not in it.
-
-    With a person named, exits with 1 if they were in the use: there is no proof of absence then.
-
-    Examples:
-
-        comity consent receipt --dir bank
-
-        comity consent receipt 3c1f… --email - --dir bank --json > absent.json
-    """
-    if receipt_id is None:
-        _list_receipts(directory, limit, as_json)
-        return
-    if email is None and phone is None:
-        with opened(directory) as records:
-            proof = records.ledger.receipt_proof(receipt_id).to_dict()
-            vkey = records.ledger.vkey
-        document({"vkey": vkey, "proof": proof})
-        return
-    from consent.receipts import verify_absence
-
-    with opened(directory) as records:
-        ledger = records.ledger
-        proofs = []
-        _, used = ledger.receipt(receipt_id)
-        named = identifiers(email, phone, region)
-        # Of two identifiers only the kind the use was keyed by says anything; alone, the other is refused.
-        for kind, form in [i for i in named if i[0] == used.evidence.key_kind] or named:
-            absence, used = ledger.absence_proof(receipt_id, kind, form)
-            leaf = ledger.member_leaf(receipt_id, kind, form)
-            verify_absence(absence, used.set_root, leaf)
-            proofs.append({"kind": kind, "leaf": base64.b64encode(leaf).decode(), "proof": absence.to_dict()})
-        value = {
-            "vkey": ledger.vkey,
-            "absent": True,
-            "absences": proofs,
-            "receipt": ledger.receipt_proof(receipt_id).to_dict(),
-        }
-    show(
-        as_json,
-        value,
-        [f"Not in {receipt_id}: {used.kind} for {used.purpose}, {moment(used.at)}. Proof holds."],
-    )
-
-
-def _list_receipts(directory: Path, limit: int, as_json: bool) -> None:
-    with opened(directory) as records:
-        found = records.ledger.receipts(limit=limit)
-    rows = [
-        (
-            r.id,
-            index,
-            r.kind,
-            r.purpose,
-            r.partner,
-            "" if r.round is None else r.round,
-            r.evidence.count,
-            moment(r.at),
-        )
-        for index, r in found
-    ]
-    value = {"receipts": [{"index": index, **r.to_dict()} for index, r in found]}
-    headings = ["receipt", "entry", "kind", "purpose", "partner", "round", "people", "at"]
-    show(as_json, value, table(headings, rows))
