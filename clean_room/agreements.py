@@ -316,6 +316,12 @@ class Agreement(_Document):
                 code="not_authorised",
                 advice="Ask the partner for its current key and send a new invitation.",
             )
+        if acceptance.acceptor.name != invitation.invitee.name:
+            raise Refused(
+                "the acceptance goes by another name than was invited.",
+                code="rule_mismatch",
+                advice="Accept under the name in the invitation, or ask for a new one.",
+            )
         if acceptance.acceptor.name == invitation.inviter.name:
             raise Refused(
                 "both partners go by the same name.", code="rule_mismatch", advice="Rename one node."

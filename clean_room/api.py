@@ -32,6 +32,7 @@ from consent.encoding import parse_json
 __all__ = ["create_router"]
 
 _MAX_DOCUMENT = 1 << 20
+_MAX_INVITATION = 1 << 16  # what a stranger may leave here
 
 
 def create_router(service: CleanRoom, guards: Guards) -> APIRouter:
@@ -160,7 +161,7 @@ def _add_peer_collaborations(router: APIRouter, service: CleanRoom, guards: Guar
     # signature, is only kept for a person to look at, and the number kept is limited.
     @router.post("/v1/peer/invitations", status_code=202, tags=["peer"], summary="Deliver an invitation")
     async def invitation(request: Request) -> dict[str, str]:
-        row = await run_in_threadpool(book.receive, await _document(request))
+        row = await run_in_threadpool(book.receive, await _document(request, _MAX_INVITATION))
         return {"id": row.id, "state": row.state}
 
     @router.post("/v1/peer/collaborations/{collaboration}/acceptance", tags=["peer"], summary="Accept")
@@ -229,10 +230,10 @@ async def _body(request: Request, limit: int) -> bytes:
     return body
 
 
-async def _document(request: Request) -> dict[str, Any]:
+async def _document(request: Request, limit: int = _MAX_DOCUMENT) -> dict[str, Any]:
     """A partner's JSON object, read strictly."""
-    body = await _body(request, _MAX_DOCUMENT)
-    document = parse_json(body, limit=_MAX_DOCUMENT)
+    body = await _body(request, limit)
+    document = parse_json(body, limit=limit)
     if not isinstance(document, dict):
         raise Misuse("the request body is not a JSON object.", code="malformed_request")
     return document

@@ -39,6 +39,8 @@ _ACCEPT = "collaboration-acceptance"
 _AGREE = "collaboration-agreement"
 _OPEN = ("invited", "accepting", "agreed")
 _MAX_RECEIVED = 100
+_MAX_FROM_ONE = 3
+_WAITING = timedelta(days=14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,24 @@ class Collaborations:
         known = self._store.get(invitation.id)
         if known is not None:
             return known
-        if sum(row.state == "received" for row in self._store.all()) >= _MAX_RECEIVED:
-            raise Refused("too many invitations wait for an answer.", code="too_many_invitations")
+        self._make_room(invitation.inviter.key)
         row = self._received(invitation, document)
         self._store.add(row)
         return row
+
+    def _make_room(self, key: str) -> None:
+        """Forget invitations nobody answered in time; refuse one more where too many wait.
+
+        Anybody may make keys and send invitations, so a stranger can fill the waiting room until the
+        oldest expire; an invitation handed over as a file is not held up by that.
+        """
+        oldest = (self._clock() - _WAITING).isoformat()
+        waiting = self._store.received()
+        self._store.forget([found for found, _, at in waiting if at < oldest])
+        waiting = [found for found in waiting if found[2] >= oldest]
+        mine = sum(found[1] == key for found in waiting)
+        if len(waiting) >= _MAX_RECEIVED or mine >= _MAX_FROM_ONE:
+            raise Refused("too many invitations wait for an answer.", code="too_many_invitations")
 
     def accept(
         self,
@@ -238,7 +253,10 @@ class Collaborations:
 
     def leave(self, collaboration: str) -> CollaborationRow:
         """End a collaboration at once, on this side for good; the partner is told if it can be reached."""
-        row = self._ended(self._row(collaboration))
+        before = self._row(collaboration)
+        row = self._ended(before)
+        if before.state == "received":
+            return row  # a stranger's invitation: nobody here ever chose to talk to that address
         pin = PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
         # If it cannot be told now, its next request is refused here, which tells it as well.
         with contextlib.suppress(ComityError):
@@ -289,25 +307,21 @@ class Collaborations:
 
     def pins(self) -> list[PartnerPin]:
         """Every partner whose signed requests this node accepts now (invited, accepting or agreed)."""
-        return [
-            PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
-            for row in self._store.all()
-            if row.state in _OPEN
-        ]
+        return [PartnerPin(name, url, PublicKey.from_text(key)) for name, url, key in self._store.pins(_OPEN)]
 
     def monthly_epsilon(self, partner: str) -> float | None:
         """The agreed ε per dataset lineage and month toward a partner; None without an agreement."""
-        for row in self._store.all():
-            if row.partner == partner and row.state == "agreed":
-                return Agreement.from_document(row.documents["agreement"]).terms.epsilon_per_month
-        return None
+        row = self._store.agreed_with(partner)
+        if row is None:
+            return None
+        return Agreement.from_document(row.documents["agreement"]).terms.epsilon_per_month
 
     def pair_key(self, partner: str) -> bytes | None:
         """The 32-byte key both nodes share, from which pair pseudonyms come; None without an agreement."""
-        for row in self._store.all():
-            if row.partner == partner and row.state == "agreed" and row.sealed_pair_key is not None:
-                return self._secrets.pair_key(row.id, row.sealed_pair_key)
-        return None
+        row = self._store.agreed_with(partner)
+        if row is None or row.sealed_pair_key is None:
+            return None
+        return self._secrets.pair_key(row.id, row.sealed_pair_key)
 
     def _row(self, collaboration: str) -> CollaborationRow:
         row = self._store.get(collaboration)
@@ -325,8 +339,8 @@ class Collaborations:
         )
 
     def _refuse_second(self, partner: str, key: str) -> None:
-        for row in self._store.all():
-            if row.state in _OPEN and (row.partner == partner or row.partner_key == key):
+        for name, _, pinned in self._store.pins(_OPEN):
+            if name == partner or pinned == key:
                 raise Misuse(
                     "a collaboration with that partner is already open.",
                     code="already_exists",

@@ -134,6 +134,35 @@ class CollaborationStore:
             ).first()
         return None if found is None else CollaborationRow(**found._mapping)
 
+    def pins(self, states: Sequence[str]) -> list[tuple[str, str, str]]:
+        """(partner, URL, key) of collaborations in `states`; no document is read."""
+        c = collaborations.c
+        query = sa.select(c.partner, c.partner_url, c.partner_key).where(c.state.in_(states))
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(c.created_at, c.id))]
+
+    def agreed_with(self, partner: str) -> CollaborationRow | None:
+        """The collaboration in force with a partner; there is at most one."""
+        c = collaborations.c
+        with self._engine.connect() as connection:
+            found = connection.execute(
+                collaborations.select().where(c.partner == partner, c.state == "agreed").limit(1)
+            ).first()
+        return None if found is None else CollaborationRow(**found._mapping)
+
+    def received(self) -> list[tuple[str, str, str]]:
+        """(id, key, received when) of invitations that wait for an answer, oldest first."""
+        c = collaborations.c
+        query = sa.select(c.id, c.partner_key, c.created_at).where(c.state == "received")
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(c.created_at, c.id))]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete received invitations; whatever else bears one of these ids stays."""
+        c = collaborations.c
+        with self._engine.begin() as connection:
+            connection.execute(collaborations.delete().where(c.id.in_(ids), c.state == "received"))
+
     def all(self) -> list[CollaborationRow]:
         order = collaborations.c.created_at, collaborations.c.id
         with self._engine.connect() as connection:

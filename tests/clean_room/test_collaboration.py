@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clean_room.agreements import Agreement, Invitation, Terms
+from clean_room.agreements import Acceptance, Agreement, Invitation, Terms
 from consent.encoding import canonical_json
 from privacy.errors import ComityError, Misuse, PeerUnreachable, Refused, Tampered
 from privacy.signing import SigningKey
@@ -324,3 +324,51 @@ def test_terms_read_from_toml():
         '[terms]\npurposes = ["overlap.reach"]\nminimum_cell = 20\nepsilon_per_month = 3\n'
     )
     assert (terms.minimum_cell, terms.epsilon_per_month, terms.minimum_input) == (20, 3, 1000)
+
+
+def unsolicited(two: Any, signer: SigningKey, number: int) -> dict[str, Any]:
+    """An invitation to the shop by anybody with a key."""
+    document = json.loads(json.dumps(invite(two)))
+    two.bank.collaborations.leave(document["invitation"]["id"])
+    body = document["invitation"]
+    body["id"] = f"{number:032x}"
+    body["inviter"] |= {"name": f"stranger-{number}", "key": signer.public.to_text()}
+    signature = signer.sign("collaboration-invitation", canonical_json(body))
+    return {"invitation": body, "signature": base64.b64encode(signature).decode()}
+
+
+def test_one_key_leaves_few_invitations_and_they_are_forgotten_in_time(two):
+    book, signer = two.shop.collaborations, SigningKey.generate()
+    for number in range(3):
+        book.receive(unsolicited(two, signer, number))
+    with pytest.raises(Refused) as refused:
+        book.receive(unsolicited(two, signer, 3))
+    assert refused.value.code == "too_many_invitations"
+    book.receive(unsolicited(two, SigningKey.generate(), 4))
+    late = unsolicited(two, signer, 5)
+    late["invitation"]["expires_at"] = "2999-01-01T00:00:00+00:00"
+    late["signature"] = base64.b64encode(
+        signer.sign("collaboration-invitation", canonical_json(late["invitation"]))
+    ).decode()
+    two.shop.clock.ahead = timedelta(days=15)
+    try:
+        book.receive(late)
+        waiting = [shown["id"] for shown in book.show() if shown["state"] == "received"]
+    finally:
+        two.shop.clock.ahead = timedelta()
+    assert waiting == [f"{5:032x}"]
+
+
+def test_an_acceptance_under_another_name_is_refused(two):
+    document = invite(two)
+    offered = Invitation.from_document(document["invitation"])
+    two.wire.down = True
+    with pytest.raises(PeerUnreachable):
+        two.shop.collaborations.accept(document)
+    two.wire.heal()
+    row = two.shop.collaborations._row(offered.id)
+    acceptance = Acceptance.from_document(row.documents["acceptance"])
+    renamed = replace(acceptance, acceptor=replace(acceptance.acceptor, name="somebody"))
+    with pytest.raises(Refused) as refused:
+        Agreement.between(offered, renamed)
+    assert refused.value.code == "rule_mismatch"
