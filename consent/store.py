@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 from consent.state import Standing, StateKey
 
 __all__ = [
+    "AuditReportRow",
+    "AuditTransaction",
+    "AuditView",
     "EntryRow",
     "Head",
     "InboxRow",
@@ -106,6 +109,16 @@ class ReceiptRow(NamedTuple):
     document: str
 
 
+class AuditReportRow(NamedTuple):
+    """A signed report kept by this node; `idx` is the log entry that says it was made."""
+
+    id: str
+    idx: int
+    law: str
+    created_at: int
+    document: str
+
+
 @dataclass(frozen=True, slots=True)
 class PartnerRow:
     """A partner who joined, and both directions of the feed with them."""
@@ -126,7 +139,51 @@ class PartnerRow:
     heard_at: int | None = None
 
 
-class LedgerView(Protocol):
+class AuditView(Protocol):
+    """The ledger from end to end, page by page, and the audit reports kept."""
+
+    def leaves_at(self, indexes: Sequence[int]) -> dict[int, bytes]: ...
+
+    def system_sides(self, start: int, end: int) -> list[SideRow]:
+        """Rows with start ≤ first_index < end that are about no single person, in order."""
+        ...
+
+    def subjects_after(self, handle: bytes, limit: int) -> list[SubjectRow]:
+        """Subjects with a greater handle, in order of handle."""
+        ...
+
+    def sides_of_all(self, subjects: Sequence[bytes]) -> list[SideRow]:
+        """The rows of several subjects, in no order."""
+        ...
+
+    def aliases_after(self, kind: str, lookup: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """(lookup, handle) with a greater lookup, in order of lookup."""
+        ...
+
+    def receipts_between(self, start: int, end: int) -> Iterable[ReceiptRow]:
+        """Receipts with start ≤ index < end, in order."""
+        ...
+
+    def policy_document(self, hash_: str) -> str | None:
+        """The published policy of this hash, as canonical JSON."""
+        ...
+
+    def audit_report(self, report_id: str) -> AuditReportRow | None: ...
+
+    def audit_reports(self, before: int | None, limit: int) -> list[tuple[str, int, str, int]]:
+        """(id, index, law, created_at), newest first, with index < before."""
+        ...
+
+
+class AuditTransaction(Protocol):
+    """The writes that go with it."""
+
+    def add_audit_report(self, row: AuditReportRow) -> None:
+        """Raises StorageError if the id is taken."""
+        ...
+
+
+class LedgerView(AuditView, Protocol):
     """A consistent snapshot: everything read through one view belongs to one committed head."""
 
     def head(self) -> Head: ...
@@ -220,7 +277,7 @@ class LedgerView(Protocol):
         ...
 
 
-class LedgerTransaction(LedgerView, Protocol):
+class LedgerTransaction(LedgerView, AuditTransaction, Protocol):
     """The one write transaction. It sees its own writes."""
 
     def set_head(self, old: Head, new: Head) -> None:

@@ -159,3 +159,12 @@ receipts = sa.Table(
     sa.Column("document", sa.Text, nullable=False),
     sa.Column("members", sa.LargeBinary, nullable=False),
 )
+audit_reports = sa.Table(
+    "consent_audit_reports",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("idx", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("law", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from consent import tables as t
 from consent.merkle import EMPTY_ROOT
+from consent.sql.audit import AuditChanges, AuditView
 from consent.sql.entries import EntriesChanges, EntriesView
 from consent.sql.exchange import ExchangeChanges, ExchangeView
 from consent.sql.people import PeopleChanges, PeopleView
@@ -26,13 +27,13 @@ from privacy.errors import StorageError
 __all__ = ["SqlStore"]
 
 
-class _View(EntriesView, PeopleView, StandingsView, ExchangeView, RecordsView):
+class _View(EntriesView, PeopleView, StandingsView, ExchangeView, RecordsView, AuditView):
     """A snapshot: everything read belongs to one committed head."""
 
 
 class _Transaction(
     EntriesChanges, EntriesView, PeopleChanges, PeopleView, StandingsChanges, StandingsView,
-    ExchangeChanges, ExchangeView, RecordsChanges, RecordsView,
+    ExchangeChanges, ExchangeView, RecordsChanges, RecordsView, AuditChanges, AuditView,
 ):  # fmt: skip
     """The one write transaction. It sees its own writes."""
 
