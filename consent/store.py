@@ -79,6 +79,7 @@ class OutboxRow(NamedTuple):
     received_at: int | None = None
     enforced_at: int | None = None
     acked_at: int | None = None
+    pseudonyms: bytes | None = None
 
 
 class InboxRow(NamedTuple):
@@ -256,6 +257,10 @@ class LedgerView(AuditView, Protocol):
         """(recorded_at, enforced_at, acked_at) of every row."""
         ...
 
+    def undelivered(self, subject: bytes) -> list[OutboxRow]:
+        """What has been queued about a subject and not been acknowledged yet, for every partner."""
+        ...
+
     def told(self, partner: str, subjects: Sequence[bytes]) -> set[bytes]:
         """Those of `subjects` about whom anything was ever queued for the partner."""
         ...
@@ -314,6 +319,10 @@ class LedgerTransaction(LedgerView, AuditTransaction, Protocol):
         self, partner: str, first: int, last: int, *, received_at: int, enforced_at: int, acked_at: int
     ) -> int:
         """Mark outbox rows first..last acknowledged unless they are already; returns how many were not."""
+        ...
+
+    def freeze(self, partner: str, seqs: Sequence[int], sealed: bytes) -> None:
+        """Keep the sealed pseudonyms of somebody whose identifiers are about to be destroyed."""
         ...
 
     def add_inbox(self, rows: Sequence[InboxRow]) -> None: ...

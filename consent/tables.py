@@ -122,6 +122,8 @@ outbox = sa.Table(
     sa.Column("received_at", sa.BigInteger, nullable=True),
     sa.Column("enforced_at", sa.BigInteger, nullable=True),
     sa.Column("acked_at", sa.BigInteger, nullable=True),
+    # of somebody erased before the partner acknowledged: their pseudonyms, sealed under the ring
+    sa.Column("pseudonyms", sa.LargeBinary, nullable=True),
     sa.Index("consent_outbox_subject", "subject"),
     sqlite_with_rowid=False,
 )

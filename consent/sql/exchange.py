@@ -53,10 +53,12 @@ class ExchangeView(ReadRows):
             .order_by(t.outbox.c.seq)
             .limit(limit)
         )
-        return [
-            OutboxRow(**row)._replace(subject=bytes(row["subject"]))
-            for row in self._c.execute(query).mappings()
-        ]
+        return [_outbox(row) for row in self._c.execute(query).mappings()]
+
+    def undelivered(self, subject: bytes) -> list[OutboxRow]:
+        c = t.outbox.c
+        query = sa.select(*c).where(c.subject == subject, c.acked_at.is_(None)).order_by(c.partner, c.seq)
+        return [_outbox(row) for row in self._c.execute(query).mappings()]
 
     def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
         c = t.outbox.c
@@ -90,15 +92,25 @@ class ExchangeChanges(WriteRows):
         done = self._c.execute(
             sa.update(t.outbox)
             .where(c.partner == partner, c.seq >= first, c.seq <= last, c.acked_at.is_(None))
-            .values(received_at=received_at, enforced_at=enforced_at, acked_at=acked_at)
+            .values(received_at=received_at, enforced_at=enforced_at, acked_at=acked_at, pseudonyms=None)
         )
         return done.rowcount
+
+    def freeze(self, partner: str, seqs: Sequence[int], sealed: bytes) -> None:
+        c = t.outbox.c
+        self._c.execute(
+            sa.update(t.outbox).where(c.partner == partner, c.seq.in_(list(seqs))).values(pseudonyms=sealed)
+        )
 
     def add_inbox(self, rows: Sequence[InboxRow]) -> None:
         self._insert(t.inbox, [column.name for column in t.inbox.columns], rows)
 
     def put_restrictions(self, rows: Sequence[RestrictionRow]) -> None:
         self._upsert(t.restrictions, [row._asdict() for row in rows])
+
+
+def _outbox(row: Any) -> OutboxRow:
+    return OutboxRow(**row)._replace(subject=bytes(row["subject"]))
 
 
 def _restriction(row: Any) -> RestrictionRow:
