@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consent.errors import InvalidNote
-from consent.notes import NoteSigner, VerifierKey, decode_base64, open_note, sign_note
+from consent.notes import NoteKey, NoteSigner, decode_base64, note_text, open_note, sign_note
 
-__all__ = ["Checkpoint", "open_checkpoint", "sign_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_origin", "open_checkpoint", "sign_checkpoint"]
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
@@ -33,6 +33,11 @@ class Checkpoint:
     text: str
     extensions: tuple[str, ...] = ()
 
+    @property
+    def body(self) -> str:
+        """What is signed: the text up to the blank line before the signatures."""
+        return self.text[: self.text.rfind("\n\n") + 1]
+
 
 def _body(origin: str, size: int, root: bytes) -> str:
     return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
@@ -44,14 +49,19 @@ def sign_checkpoint(size: int, root: bytes, signer: NoteSigner) -> Checkpoint:
     return Checkpoint(origin, size, root, sign_note(_body(origin, size, root), [signer]))
 
 
-def open_checkpoint(data: bytes | str, keys: Sequence[VerifierKey]) -> Checkpoint:
+def checkpoint_origin(data: bytes | str) -> str:
+    """The origin that a note nobody has verified yet names on its first line. Raises InvalidNote."""
+    return note_text(data).partition("\n")[0]
+
+
+def open_checkpoint(data: bytes | str, keys: Sequence[NoteKey]) -> Checkpoint:
     """Verify a checkpoint. `keys[0]` is the log's own key, its name the origin; more may follow (witnesses).
 
     Raises InvalidNote unless the log's own key has signed and the text is a checkpoint of that origin.
     """
     note = open_note(data, keys)
     if keys[0] not in note.signed_by:
-        raise InvalidNote("The log's own key has not signed this checkpoint.")
+        raise InvalidNote("The log's own key has not signed this checkpoint.", code="unknown_signer")
     lines = note.text.split("\n")[:-1]
     if len(lines) < 3 or not all(lines) or _SIZE.fullmatch(lines[1]) is None:
         raise InvalidNote("The note is signed, but is not a checkpoint.")
@@ -62,6 +72,6 @@ def open_checkpoint(data: bytes | str, keys: Sequence[VerifierKey]) -> Checkpoin
     if len(root) != 32 or int(lines[1]) >= 1 << 63:
         raise InvalidNote("The checkpoint's size or root is malformed.")
     if lines[0] != keys[0].name:
-        raise InvalidNote("The checkpoint belongs to another log.")
+        raise InvalidNote("The checkpoint belongs to another log.", code="other_log")
     text = data if isinstance(data, str) else data.decode()
     return Checkpoint(lines[0], int(lines[1]), root, text, tuple(lines[3:]))

@@ -1,7 +1,7 @@
 """What the consent room raises on purpose.
 
     Misuse          UnknownPurpose, UnknownPartner, UnknownReceipt
-    BadInput        TooLarge
+    BadInput        TooLarge, BadTrustPolicy
     Refused         MemberPresent
     PeerViolation   FeedGap, FeedConflict
     Tampered        InvalidProof, InvalidNote, RolledBack
@@ -15,6 +15,7 @@ from __future__ import annotations
 from privacy.errors import BadInput, Misuse, PeerViolation, Refused, StorageError, Tampered
 
 __all__ = [
+    "BadTrustPolicy",
     "FeedConflict",
     "FeedGap",
     "HeadMoved",
@@ -51,6 +52,12 @@ class TooLarge(BadInput):
     """The request is larger than this node reads."""
 
     code = "too_large"
+
+
+class BadTrustPolicy(BadInput):
+    """A trust policy (c2sp.org/tlog-policy) that cannot be followed as written."""
+
+    code = "bad_trust_policy"
 
 
 class MemberPresent(Refused):

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -28,9 +29,11 @@ __all__ = [
     "MAX_NOTE",
     "MAX_SIGNATURES",
     "Note",
+    "NoteKey",
     "NoteSignature",
     "NoteSigner",
     "VerifierKey",
+    "note_text",
     "open_note",
     "sign_note",
 ]
@@ -54,8 +57,41 @@ def _valid_name(name: str) -> bool:
     return bool(name) and "+" not in name and not any(c.isspace() or c < " " for c in name)
 
 
-def _key_id(name: str, public: bytes) -> bytes:
-    return sha256(name.encode() + b"\n" + bytes([ED25519]) + public).digest()[:4]
+def key_id_of(name: str, algorithm: int, public: bytes) -> bytes:
+    """SHA-256(name ‖ 0x0A ‖ algorithm ‖ public key)[:4]"""
+    return sha256(name.encode() + b"\n" + bytes([algorithm]) + public).digest()[:4]
+
+
+def render_vkey(name: str, algorithm: int, public: bytes) -> str:
+    encoded = base64.b64encode(bytes([algorithm]) + public).decode()
+    return f"{name}+{key_id_of(name, algorithm, public).hex()}+{encoded}"
+
+
+def parse_vkey(vkey: str) -> tuple[str, int, bytes]:
+    """(name, algorithm, public key) of the exact text of a vkey with the usual key id; Misuse otherwise."""
+    wrong = Misuse("This is not a verifier key (name+hash+key).", code="invalid_vkey")
+    parts = vkey.split("+", 2)
+    if len(parts) != 3 or not _valid_name(parts[0]) or not _HEX8.fullmatch(parts[1]):
+        raise wrong
+    try:
+        data = decode_base64(parts[2])
+        identity = key_id_of(parts[0], data[0], data[1:])
+    except (ValueError, binascii.Error, IndexError):
+        raise wrong from None
+    if identity.hex() != parts[1]:
+        raise wrong
+    return parts[0], data[0], data[1:]
+
+
+class NoteKey(Protocol):
+    """A key that a note may be signed with: a log's own (`VerifierKey`) or a witness's (`CosignerKey`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key_id(self) -> bytes: ...
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Raises InvalidNote unless `signature` is this key's for the note text `message`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +107,18 @@ class VerifierKey:
 
     @property
     def key_id(self) -> bytes:
-        return _key_id(self.name, self.public)
+        return key_id_of(self.name, ED25519, self.public)
 
     def to_text(self) -> str:
-        encoded = base64.b64encode(bytes([ED25519]) + self.public).decode()
-        return f"{self.name}+{self.key_id.hex()}+{encoded}"
+        return render_vkey(self.name, ED25519, self.public)
 
     @classmethod
     def from_text(cls, vkey: str) -> VerifierKey:
         """Raises Misuse for anything but the exact text of an Ed25519 vkey."""
-        wrong = Misuse("This is not a verifier key (name+hash+key).", code="invalid_vkey")
-        parts = vkey.split("+", 2)
-        if len(parts) != 3 or not _valid_name(parts[0]) or not _HEX8.fullmatch(parts[1]):
-            raise wrong
-        try:
-            data = decode_base64(parts[2])
-        except (ValueError, binascii.Error):
-            raise wrong from None
-        if len(data) != 33 or data[0] != ED25519 or _key_id(parts[0], data[1:]).hex() != parts[1]:
-            raise wrong
-        return cls(parts[0], data[1:])
+        name, algorithm, public = parse_vkey(vkey)
+        if algorithm != ED25519 or len(public) != 32:
+            raise Misuse("This is not the verifier key of a log (Ed25519).", code="invalid_vkey")
+        return cls(name, public)
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Raises InvalidNote unless `signature` is this key's over `message`."""
@@ -114,13 +142,16 @@ class NoteSignature:
     key_id: bytes
     signature: bytes = field(repr=False)
 
+    def to_line(self) -> str:
+        return f"{_PREFIX}{self.name} {base64.b64encode(self.key_id + self.signature).decode()}\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
     """An opened note: its text (with the final newline) and who verifiably signed it."""
 
     text: str
-    signed_by: tuple[VerifierKey, ...]
+    signed_by: tuple[NoteKey, ...]
     signatures: tuple[NoteSignature, ...]
 
 
@@ -131,10 +162,7 @@ def sign_note(text: str, signers: Sequence[NoteSigner]) -> str:
     if not signers:
         raise Misuse("A note needs a signature.")
     message = text.encode()
-    lines = [
-        f"{_PREFIX}{s.key.name} {base64.b64encode(s.key.key_id + s.sign(message)).decode()}\n"
-        for s in signers
-    ]
+    lines = [NoteSignature(s.key.name, s.key.key_id, s.sign(message)).to_line() for s in signers]
     return text + "\n" + "".join(lines)
 
 
@@ -150,9 +178,13 @@ def _parse(data: bytes) -> tuple[str, list[NoteSignature]]:
     cut = whole.rfind("\n\n")
     if cut < 0 or not whole.endswith("\n"):
         raise InvalidNote("The note has no signatures.")
-    text, block = whole[: cut + 1], whole[cut + 2 :]
-    lines = block.split("\n")[:-1]
-    if not 1 <= len(lines) <= MAX_SIGNATURES:
+    return whole[: cut + 1], parse_signatures(whole[cut + 2 :])
+
+
+def parse_signatures(block: str) -> list[NoteSignature]:
+    """Signature lines, each ending in a newline; at least one. Raises InvalidNote."""
+    lines = block.split("\n")
+    if lines.pop() or not 1 <= len(lines) <= MAX_SIGNATURES:
         raise InvalidNote("The note has no signatures, or too many.")
     found = []
     for line in lines:
@@ -164,29 +196,33 @@ def _parse(data: bytes) -> tuple[str, list[NoteSignature]]:
         if not line.startswith(_PREFIX) or not space or not _valid_name(name) or len(raw) < 5:
             raise InvalidNote("A signature line of the note is malformed.")
         found.append(NoteSignature(name, raw[:4], raw[4:]))
-    return text, found
+    return found
 
 
-def open_note(data: bytes | str, keys: Iterable[VerifierKey]) -> Note:
+def open_note(data: bytes | str, keys: Iterable[NoteKey]) -> Note:
     """Parse and verify a note against trusted `keys`.
 
-    Signatures by other keys are ignored. A trusted key's signature that fails rejects the whole note; a
-    further signature by the same key is not looked at, as in golang.org/x/mod/sumdb/note. Raises
-    InvalidNote when malformed or when no trusted key has signed.
+    Signatures by other keys are ignored. One signature of a trusted key that fails rejects the whole note,
+    also where the same key has signed well beside it. Raises InvalidNote when malformed or when no trusted
+    key has signed.
     """
-    trusted: dict[tuple[str, bytes], VerifierKey] = {}
+    trusted: dict[tuple[str, bytes], NoteKey] = {}
     for key in keys:
         if trusted.setdefault((key.name, key.key_id), key) != key:
             raise Misuse("Two trusted keys share a name and an id.")
     text, signatures = _parse(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
     message = text.encode()
-    verified: dict[VerifierKey, None] = {}
+    verified: dict[NoteKey, None] = {}
     for signature in signatures:
         known = trusted.get((signature.name, signature.key_id))
-        if known is None or known in verified:
-            continue
-        known.verify(message, signature.signature)
-        verified[known] = None
+        if known is not None:
+            known.verify(message, signature.signature)
+            verified[known] = None
     if not verified:
-        raise InvalidNote("No trusted key has signed this note.")
+        raise InvalidNote("No trusted key has signed this note.", code="unknown_signer")
     return Note(text, tuple(verified), tuple(signatures))
+
+
+def note_text(data: bytes | str) -> str:
+    """The text of a well-formed note that nobody has verified yet. Raises InvalidNote."""
+    return _parse(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)[0]
