@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from consent.merkle import EMPTY_ROOT, HASH_SIZE
 from consent.notes import MAX_NOTE, VerifierKey
 from consent.recording import IDENTIFIERS
 from consent.state import Standing, fold
-from consent.store import LedgerView, RestrictionRow, StandingKey
+from consent.store import EntryRow, LedgerView, RestrictionRow, StandingKey
 from consent.subjects import PSEUDONYM, Opening, unpack_identifiers
 from consent.tiles import (
     TILE_HEIGHT,
@@ -311,13 +312,14 @@ def _check_payloads(
     head = view.head()
     found: dict[bytes, list[tuple[Leaf, int, dict[str, object]]]] = {}
     covered = 0
+    entry = _entry_reader(view)
     for row in view.sides(0, head.size):
         openings: list[Opening] = openings_of(view, ledger.vault, row)
         for opening in openings:
-            entries = view.entries(opening.idx, opening.idx + 1)
-            if not entries or entries[0].side != row.first_index:
+            found_entry = entry(opening.idx)
+            if found_entry is None or found_entry.side != row.first_index:
                 raise Tampered("A sealed payload belongs to no entry.", code="bad_side_record")
-            leaf = Leaf.from_bytes(entries[0].leaf)
+            leaf = Leaf.from_bytes(found_entry.leaf)
             body = checked(leaf, opening)
             covered += 1
             if row.subject is not None:
@@ -325,6 +327,17 @@ def _check_payloads(
     if covered != head.size:
         raise Tampered("Some entries have no sealed payload.", code="bad_side_record")
     return found
+
+
+def _entry_reader(view: LedgerView) -> Callable[[int], EntryRow | None]:
+    """Entries by index, read a bundle at a time: payloads come nearly in the order of the log."""
+
+    @lru_cache(256)
+    def bundle(number: int) -> dict[int, EntryRow]:
+        start = number * TILE_WIDTH
+        return {row.idx: row for row in view.entries(start, start + TILE_WIDTH)}
+
+    return lambda index: bundle(index // TILE_WIDTH).get(index)
 
 
 def _check_state(view: LedgerView, facts: dict[bytes, list[tuple[Leaf, int, dict[str, object]]]]) -> None:
