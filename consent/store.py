@@ -18,6 +18,9 @@ __all__ = [
     "AuditTransaction",
     "AuditView",
     "EntryRow",
+    "ErasureRow",
+    "ErasureTransaction",
+    "ErasureView",
     "Head",
     "InboxRow",
     "LedgerStore",
@@ -28,8 +31,13 @@ __all__ = [
     "ReceiptRow",
     "RestrictionRow",
     "SideRow",
+    "SplitViewRow",
     "StandingKey",
+    "StateHead",
+    "StateRootsTransaction",
+    "StateRootsView",
     "SubjectRow",
+    "WitnessedRow",
 ]
 
 
@@ -120,6 +128,35 @@ class AuditReportRow(NamedTuple):
     document: str
 
 
+class SuppressionRow(NamedTuple):
+    """Somebody erased. `lookup` is hashed under version `version` of a key that nothing else uses."""
+
+    lookup: bytes
+    version: int
+    basis: str
+    erased_at: int
+    expires_at: int | None
+    idx: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureRow:
+    """A request to be erased. `state` is held or completed; `subjects` the handles, only while held."""
+
+    request: str
+    state: str
+    basis: str
+    requested_at: int
+    requested_index: int
+    subjects: bytes | None = field(default=None, repr=False)
+    hold_basis: str | None = None
+    held_until: int | None = None
+    completed_at: int | None = None
+    completed_index: int | None = None
+    entries: int = 0
+    scrubbed_at: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PartnerRow:
     """A partner who joined, and both directions of the feed with them."""
@@ -138,6 +175,52 @@ class PartnerRow:
     heard_root: bytes | None = field(default=None, repr=False)
     heard_checkpoint: str | None = field(default=None, repr=False)
     heard_at: int | None = None
+
+
+class WitnessedRow(NamedTuple):
+    """The newest checkpoint of another log that this node has cosigned; `seconds` is when (POSIX)."""
+
+    origin: str
+    size: int
+    root: bytes
+    checkpoint: str
+    seconds: int
+
+
+class SplitViewRow(NamedTuple):
+    """Two checkpoints signed by one log that do not fit together."""
+
+    digest: bytes
+    origin: str
+    kind: str
+    first: str
+    second: str
+    seen_at: int
+    idx: int | None
+
+
+class WitnessView(Protocol):
+    """What this node has seen of other logs as their witness."""
+
+    def witnessed(self, origin: str) -> WitnessedRow | None: ...
+
+    def all_witnessed(self) -> list[WitnessedRow]:
+        """Ordered by origin."""
+        ...
+
+    def split_views(self, origin: str | None = None) -> list[SplitViewRow]:
+        """Newest first."""
+        ...
+
+
+class WitnessTransaction(Protocol):
+    """Changes to the same."""
+
+    def put_witnessed(self, row: WitnessedRow) -> None: ...
+
+    def put_split_view(self, row: SplitViewRow) -> None:
+        """Replaces the row of the same digest."""
+        ...
 
 
 class AuditView(Protocol):
@@ -184,7 +267,127 @@ class AuditTransaction(Protocol):
         ...
 
 
-class LedgerView(AuditView, Protocol):
+class StateHead(NamedTuple):
+    """How far the state tree reflects the log, and what was committed last.
+
+    The tree stands for the state after entries 0 … through-1, but for what `changed_subjects` from there
+    and `removed_pairs` name. `idx` is the entry that committed to `root` (32 bytes) last, None before the
+    first; `pairs` counts the tree's pairs.
+    """
+
+    through: int
+    idx: int | None
+    pairs: int
+    root: bytes
+
+
+class StateRootsView(Protocol):
+    """The state tree in rows; see `consent.state_buckets`."""
+
+    def state_head(self) -> StateHead | None: ...
+
+    def tree_rows(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """path → row, for those that are there."""
+        ...
+
+    def changed_subjects(self, start: int, end: int, limit: int) -> tuple[list[bytes], int]:
+        """Subjects with decisions in entries start … end-1, from at most `limit` records of payloads.
+
+        Also returns the index to go on from: `end` when that was all.
+        """
+        ...
+
+    def removed_pairs(self) -> list[bytes]:
+        """Keys of the state tree whose standings were removed since the tree was last brought up to date."""
+        ...
+
+
+class StateRootsTransaction(Protocol):
+    """Changes to the same."""
+
+    def put_state_head(self, row: StateHead) -> None: ...
+
+    def put_tree_rows(self, rows: Mapping[str, bytes | None]) -> None:
+        """None deletes."""
+        ...
+
+    def clear_removed_pairs(self) -> None: ...
+
+    def remove_standings(self, subjects: Sequence[bytes]) -> int:
+        """Remove everything decided by these subjects from the state, and note it for the state tree.
+
+        Returns the number of standings removed. The only way to remove standings: the tree would keep
+        what is deleted past it.
+        """
+        ...
+
+
+class ErasureView(Protocol):
+    """Erasures, suppressed people, merged subjects, and the version of the lookup key."""
+
+    def any_suppression(self) -> bool: ...
+
+    def suppressions(self, lookups: Sequence[bytes]) -> dict[bytes, SuppressionRow]: ...
+
+    def erasure(self, request: str) -> ErasureRow | None: ...
+
+    def erasures(self, state: str | None = None) -> list[ErasureRow]:
+        """In the order of the requests."""
+        ...
+
+    def merged_parts(self, subject: bytes) -> list[tuple[bytes, int]]:
+        """(handle, when) of the subjects that turned out to be this one, in the order of the merges."""
+        ...
+
+    def merged_subjects(self) -> dict[bytes, bytes]:
+        """Every merged handle → the handle it belongs to now."""
+        ...
+
+    def lookup_version(self) -> int:
+        """The ring's version that aliases are hashed under; 0 before the ledger was first opened."""
+        ...
+
+    def lookup_versions(self) -> list[tuple[int, int]]:
+        """(first entry index, version), oldest first."""
+        ...
+
+
+class ErasureTransaction(Protocol):
+    """The writes that go with it."""
+
+    def put_suppressions(self, rows: Sequence[SuppressionRow]) -> None: ...
+
+    def drop_suppressions(self, lookups: Sequence[bytes]) -> None: ...
+
+    def expire_suppressions(self, at: int) -> int:
+        """Drop those that end at or before `at`; returns how many."""
+        ...
+
+    def put_erasure(self, row: ErasureRow) -> None: ...
+
+    def forget(self, subject: bytes) -> None:
+        """Delete the subject and every row of every table whose column `subject` names it.
+
+        Waiting messages to partners stay, without the handle.
+        """
+        ...
+
+    def clear_standings(self, subject: bytes) -> None: ...
+
+    def move_aliases(self, lookups: Sequence[bytes], subject: bytes) -> None: ...
+
+    def set_merged(self, subject: bytes, into: bytes | None, at: int | None) -> None: ...
+
+    def rewrap(self, subject: bytes, wrapped_key: bytes, aliases: Sequence[tuple[bytes, str]]) -> None:
+        """Replace a subject's wrapped key and all its aliases (lookup, kind)."""
+        ...
+
+    def reseal(self, first_index: int, sealed: bytes) -> None: ...
+
+    def set_lookup_version(self, version: int, since_index: int) -> None: ...
+
+
+class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, Protocol):
     """A consistent snapshot: everything read through one view belongs to one committed head."""
 
     def head(self) -> Head: ...
@@ -282,7 +485,7 @@ class LedgerView(AuditView, Protocol):
         ...
 
 
-class LedgerTransaction(LedgerView, AuditTransaction, Protocol):
+class LedgerTransaction(LedgerView, WitnessTransaction, AuditTransaction, StateRootsTransaction, ErasureTransaction, Protocol):
     """The one write transaction. It sees its own writes."""
 
     def set_head(self, old: Head, new: Head) -> None:
@@ -351,3 +554,11 @@ class LedgerStore(Protocol):
     def read(self) -> AbstractContextManager[LedgerView]: ...
 
     def write(self) -> AbstractContextManager[LedgerTransaction]: ...
+
+    def scrub(self, *, compact: bool = False) -> bool:
+        """Overwrite what deleted rows left behind in the storage's own files, as far as it can be done.
+
+        `compact` rewrites the tables of people whole, which takes as long as copying them. Returns False
+        when somebody else's open transaction is in the way: call again later.
+        """
+        ...

@@ -23,6 +23,8 @@ head = sa.Table(
     sa.Column("root", sa.LargeBinary, nullable=False),
     sa.Column("recorded_at", sa.BigInteger, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
+    # the version of the key ring under which lookups are hashed; 0 until the ledger is first opened
+    sa.Column("lookup_version", sa.Integer, nullable=False, server_default="0"),
 )
 entries = sa.Table(
     "consent_entries",
@@ -54,6 +56,10 @@ subjects = sa.Table(
     sa.Column("wrapped_key", sa.LargeBinary, nullable=False),
     sa.Column("identifiers", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    # whom this subject turned out to be, and since when; its key stays, as its payloads are sealed under it
+    sa.Column("merged_into", sa.LargeBinary, nullable=True),
+    sa.Column("merged_at", sa.BigInteger, nullable=True),
+    sa.Index("consent_subjects_merged", "merged_into"),
     sqlite_with_rowid=False,
 )
 aliases = sa.Table(
@@ -169,4 +175,84 @@ audit_reports = sa.Table(
     sa.Column("law", sa.String(16), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("document", sa.Text, nullable=False),
+)
+# Erasure. A suppression is a keyed hash under a key of its own, so that it matches nothing else kept here;
+# `subjects` are the handles of a request that waits for its hold to end, null once it is carried out.
+suppressions = sa.Table(
+    "consent_suppressions",
+    metadata,
+    sa.Column("lookup", sa.LargeBinary, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("basis", sa.String(64), nullable=False),
+    sa.Column("erased_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=True),
+    sa.Column("idx", sa.BigInteger, nullable=False),
+    sa.Index("consent_suppressions_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+erasures = sa.Table(
+    "consent_erasures",
+    metadata,
+    sa.Column("request", sa.String(32), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("basis", sa.String(64), nullable=False),
+    sa.Column("requested_at", sa.BigInteger, nullable=False),
+    sa.Column("requested_index", sa.BigInteger, nullable=False),
+    sa.Column("subjects", sa.LargeBinary, nullable=True),
+    sa.Column("hold_basis", sa.String(64), nullable=True),
+    sa.Column("held_until", sa.BigInteger, nullable=True),
+    sa.Column("completed_at", sa.BigInteger, nullable=True),
+    sa.Column("completed_index", sa.BigInteger, nullable=True),
+    sa.Column("entries", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("scrubbed_at", sa.BigInteger, nullable=True),
+)
+lookup_keys = sa.Table(
+    "consent_lookup_keys",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("since_index", sa.BigInteger, nullable=False),
+)
+witnessed = sa.Table(
+    "consent_witnessed",
+    metadata,
+    sa.Column("origin", sa.String(512), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+    sa.Column("checkpoint", sa.Text, nullable=False),  # the log's signature and this node's cosignature
+    sa.Column("seconds", sa.BigInteger, nullable=False),  # POSIX time of the cosignature
+    sqlite_with_rowid=False,
+)
+split_views = sa.Table(
+    "consent_split_views",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("origin", sa.String(512), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("first", sa.Text, nullable=False),
+    sa.Column("second", sa.Text, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sa.Column("idx", sa.BigInteger, nullable=True),  # of the entry in the log that says so
+)
+# The state tree in rows, the state they stand for, and the keys of pairs that are no longer in the state.
+state_tree = sa.Table(
+    "consent_state_tree",
+    metadata,
+    sa.Column("path", sa.String(64), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+state_head = sa.Table(
+    "consent_state_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("through", sa.BigInteger, nullable=False),
+    sa.Column("idx", sa.BigInteger, nullable=True),
+    sa.Column("pairs", sa.BigInteger, nullable=False),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+)
+state_removed = sa.Table(
+    "consent_state_removed",
+    metadata,
+    sa.Column("key", sa.LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
 )

@@ -17,23 +17,30 @@ from consent import tables as t
 from consent.merkle import EMPTY_ROOT
 from consent.sql.audit import AuditChanges, AuditView
 from consent.sql.entries import EntriesChanges, EntriesView
+from consent.sql.erasure import ErasureChanges, ErasureView
 from consent.sql.exchange import ExchangeChanges, ExchangeView
 from consent.sql.people import PeopleChanges, PeopleView
 from consent.sql.records import RecordsChanges, RecordsView
 from consent.sql.standings import StandingsChanges, StandingsView
+from consent.sql.state_roots import StateRootsChanges, StateRootsView
+from consent.sql.witness import WitnessChanges, WitnessView
 from consent.store import LedgerTransaction, LedgerView
 from privacy.errors import StorageError
 
 __all__ = ["SqlStore"]
 
 
-class _View(EntriesView, PeopleView, StandingsView, ExchangeView, RecordsView, AuditView):
+class _View(
+    EntriesView, PeopleView, StandingsView, StateRootsView, ExchangeView, RecordsView, AuditView, WitnessView
+):  # fmt: skip
     """A snapshot: everything read belongs to one committed head."""
 
 
 class _Transaction(
     EntriesChanges, EntriesView, PeopleChanges, PeopleView, StandingsChanges, StandingsView,
     ExchangeChanges, ExchangeView, RecordsChanges, RecordsView, AuditChanges, AuditView,
+    ErasureChanges, ErasureView,
+    WitnessChanges, WitnessView, StateRootsChanges, StateRootsView,
 ):  # fmt: skip
     """The one write transaction. It sees its own writes."""
 
@@ -41,7 +48,8 @@ class _Transaction(
 def _sqlite_settings(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     try:
-        for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+        # secure_delete: a deleted cell is overwritten with zeros, not only unlinked.
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "secure_delete=ON"):
             cursor.execute(f"PRAGMA {setting}")
     finally:
         cursor.close()
@@ -102,3 +110,20 @@ class SqlStore:
                     "The ledger's head row is missing.", advice="Open the ledger once to create it."
                 )
             yield _Transaction(c)
+
+    def scrub(self, *, compact: bool = False) -> bool:
+        with _quiet(), self._engine.connect() as c:
+            c = c.execution_options(isolation_level="AUTOCOMMIT")  # noqa: PLW2901
+            if c.dialect.name == "sqlite":
+                try:
+                    if compact:
+                        c.exec_driver_sql("VACUUM")
+                    # Old versions of a page live on in the write-ahead log until it is cut to nothing.
+                    busy = c.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+                except sa.exc.OperationalError:
+                    return False
+                return not busy
+            for table in (t.subjects, t.aliases, t.side, t.state, t.outbox):
+                full = "FULL" if compact and table in (t.subjects, t.aliases) else ""
+                c.exec_driver_sql(f"VACUUM {f'({full})' if full else ''} {table.name}")
+            return True
