@@ -1,13 +1,28 @@
-"""The policy: a versioned tree of dotted purposes, and the notices people were shown.
+"""The policy: a versioned tree of dotted purposes, the notices shown for them, and the red lines.
 
 `overlap.reach` is a child of `overlap`; `*` stands above them all and can only be withdrawn or refused.
+
+What a purpose says about itself (all of it optional, and taken over by its children unless they say
+otherwise; traits and red lines only ever add up):
+
+- `traits`: what is done with the data, as far as laws tell cases apart (`consent.laws.Trait`);
+- `bases`: the legal bases it may rest on, per law;
+- `data`: the categories of data it needs; `fields`: further columns, by name or pattern;
+- `retention_days`: how long what was obtained for it may be kept;
+- `notice: required`: a grant must say which notice was shown;
+- `tcf`: the purposes of the IAB Transparency and Consent Framework that it needs.
+
+A notice covers the purposes it names and those of their children that existed when it was written
+(`since`). A new version that is `material` makes older grants of everything it covers stale.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import cached_property
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -17,12 +32,21 @@ import yaml
 
 from consent.encoding import canonical_json
 from consent.errors import UnknownPurpose
+from consent.laws import Trait
 from privacy.errors import BadInput
 
-__all__ = ["EVERY_PURPOSE", "Notice", "Purpose", "PurposePolicy", "ancestry"]
+__all__ = [
+    "EVERY_PURPOSE",
+    "Category",
+    "Notice",
+    "NoticeText",
+    "Purpose",
+    "PurposePolicy",
+    "RedLine",
+    "ancestry",
+]
 
 EVERY_PURPOSE = "*"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _MAX_POLICY = 1 << 20
 
 
@@ -34,39 +58,108 @@ def ancestry(purpose: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """`since`: the tree version that introduced it; `renotice`: the version grants must not be older than."""
+    """`since`: the tree version that introduced it; `renotice`: the version grants must not be older than.
+
+    Everything below `title` is as it holds for this purpose, what it takes over from its parents included.
+    `retention` None means that no limit was set, `notice_required` that a grant must name its notice.
+    """
 
     name: str
     since: int
     renotice: int
     title: Mapping[str, str]
+    traits: frozenset[Trait] = frozenset()
+    bases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    retention: timedelta | None = None
+    notice_required: bool = False
+    tcf: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeText:
+    """An earlier version of a notice, by hash: language → hex SHA-256 of text and of the screen."""
+
+    version: int
+    text: Mapping[str, str]
+    ui: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
+    """What people were shown. `since` is the tree version it was written for, `ui` the hex SHA-256 of the
+    screen as shown, per language; `material` says that it asks for more than its predecessor.
+    """
+
     name: str
     version: int
     purposes: tuple[str, ...]
     text: Mapping[str, str]
+    since: int = 1
+    material: bool = False
+    ui: Mapping[str, str] = field(default_factory=dict)
+    earlier: tuple[NoticeText, ...] = ()
 
     def hash(self, language: str) -> str:
         """Hex SHA-256 of the notice text in `language`; raises BadInput where there is none."""
         if language not in self.text:
-            raise BadInput("The notice has no text in this language.")
+            raise BadInput("The notice has no text in this language.", code="unknown_language")
         return sha256(self.text[language].encode()).hexdigest()
+
+    def covers(self, purpose: Purpose) -> bool:
+        """Whether it tells about a purpose: by name, or as a child that existed when it was written."""
+        return purpose.name in self.purposes or (
+            purpose.since <= self.since and any(name in self.purposes for name in ancestry(purpose.name))
+        )
+
+    def of_version(self, version: int) -> NoticeText | None:
+        """The hashes of a version, None for one the policy does not hold."""
+        if version == self.version:
+            return NoticeText(version, {language: self.hash(language) for language in self.text}, self.ui)
+        return next((text for text in self.earlier if text.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A kind of data, and the columns that hold it (names or patterns with `*`, in any letter case)."""
+
+    name: str
+    title: Mapping[str, str]
+    fields: tuple[str, ...]
+    sensitive: bool = False
+    dpv: str = "dpv:PersonalData"
+
+
+@dataclass(frozen=True, slots=True)
+class RedLine:
+    """A forbidden use: these columns and categories never for these purposes, whatever else allows them."""
+
+    id: str
+    title: Mapping[str, str]
+    purposes: tuple[str, ...]
+    fields: tuple[str, ...]
+    categories: tuple[str, ...]
+    traits: frozenset[Trait] = frozenset()
 
 
 @dataclass(frozen=True)
 class PurposePolicy:
-    """A published policy. `document` is what the hash is taken over."""
+    """A published policy. `document` is what the hash is taken over.
+
+    `laws` are those held to for decisions that name no jurisdiction of their own.
+    """
 
     name: str
     version: int
     purposes: Mapping[str, Purpose]
     notices: Mapping[str, Notice]
     document: Mapping[str, Any] = field(repr=False)
+    categories: Mapping[str, Category] = field(default_factory=dict)
+    red_lines: tuple[RedLine, ...] = ()
+    laws: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hex SHA-256 of the canonical JSON of the whole policy."""
         return sha256(canonical_json(self.document)).hexdigest()
@@ -89,16 +182,16 @@ class PurposePolicy:
             raise BadInput("The purpose policy is too large.")
         try:
             document = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise BadInput("The purpose policy is not valid YAML.") from None
-        if not isinstance(document, dict) or set(document) != {"policy", "version", "purposes", "notices"}:
-            raise BadInput("A purpose policy has exactly: policy, version, purposes, notices.")
-        version = _version(document["version"], 1_000_000, "version")
-        purposes = {p.name: p for p in _purposes(document["purposes"], "", 0, version)}
-        if not purposes:
-            raise BadInput("A purpose policy needs a purpose.")
-        notices = dict(_notices(document["notices"], purposes))
-        return cls(str(document["policy"]), version, purposes, notices, document)
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: object) -> PurposePolicy:
+        """A policy as it was published. Raises BadInput."""
+        from consent.policy_document import read
+
+        return read(document)
 
     def require(self, purpose: str, version: int | None = None) -> Purpose:
         """The purpose, if the tree of `version` (default: the current one) holds it; else UnknownPurpose."""
@@ -119,6 +212,22 @@ class PurposePolicy:
             )
         return found
 
+    def notice(self, name: str, version: int | None = None) -> Notice:
+        """The notice of that name. Raises BadInput(unknown_notice, unknown_notice_version)."""
+        found = self.notices.get(name)
+        if found is None:
+            raise BadInput("The policy has no notice of this name.", code="unknown_notice")
+        if version is not None and found.of_version(version) is None:
+            raise BadInput(
+                "The policy does not hold this version of the notice.", code="unknown_notice_version"
+            )
+        return found
+
+    def notices_for(self, purpose: str) -> tuple[Notice, ...]:
+        """The notices that cover a purpose. Raises UnknownPurpose."""
+        wanted = self.require(purpose)
+        return tuple(notice for notice in self.notices.values() if notice.covers(wanted))
+
     def oldest_grant(self, purpose: Purpose, granted: str) -> int:
         """The oldest tree version under which a grant of `granted` (itself or a parent) covers `purpose`."""
         return max(purpose.renotice, purpose.since if granted != purpose.name else 0)
@@ -131,52 +240,36 @@ class PurposePolicy:
             if p.since <= version and (p.name == purpose or p.name.startswith(purpose + "."))
         ]
 
+    # what data may be used for
 
-def _version(value: object, highest: int, place: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= highest:
-        raise BadInput(f"At {place}: a version is a whole number from 1 to the policy's own.")
-    return value
+    def categories_of(self, column: str) -> tuple[Category, ...]:
+        """The categories of data that a column of this name holds."""
+        return tuple(c for c in self.categories.values() if _matches(column, c.fields))
 
+    def allows(self, purpose: str, column: str) -> bool | None:
+        """Whether a column is on the white list of a purpose; None if the purpose has no white list.
 
-def _texts(value: object, place: str) -> dict[str, str]:
-    if (
-        not isinstance(value, dict)
-        or not value
-        or not all(isinstance(v, str) for v in (*value, *value.values()))
-    ):
-        raise BadInput(f"At {place}: texts are given per language.")
-    return dict(value)
+        Raises UnknownPurpose. Red lines are asked apart (`crossed`): they hold whatever is allowed.
+        """
+        wanted = self.require(purpose)
+        if not wanted.data and not wanted.fields:
+            return None
+        return _matches(column, wanted.fields) or any(
+            c.name in wanted.data for c in self.categories_of(column)
+        )
 
-
-def _purposes(value: object, above: str, since: int, newest: int) -> Iterator[Purpose]:
-    if not isinstance(value, dict) or above.count(".") > 6:
-        raise BadInput("Purposes are a mapping of names, at most eight levels deep.")
-    for name, body in value.items():
-        place = f"{above}{name}" if isinstance(name, str) else "purposes"
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(body, dict):
-            raise BadInput(f"Below {above or 'purposes'}: a purpose is a lower-case name with fields.")
-        if not {"since", "title"} <= set(body) <= {"since", "title", "children", "renotice"}:
-            raise BadInput(f"At {place}: fields are since, title, and optionally children and renotice.")
-        born = _version(body["since"], newest, place)
-        if born < since:
-            raise BadInput(f"At {place}: a child cannot be older than its parent.")
-        renotice = _version(body["renotice"], newest, place) if "renotice" in body else 0
-        yield Purpose(place, born, renotice, _texts(body["title"], place))
-        yield from _purposes(body.get("children", {}), place + ".", born, newest)
+    def crossed(self, purpose: str, column: str) -> tuple[RedLine, ...]:
+        """The red lines that using this column for this purpose would cross. Raises UnknownPurpose."""
+        above = ancestry(self.require(purpose).name)
+        kinds = {c.name for c in self.categories_of(column)}
+        return tuple(
+            line
+            for line in self.red_lines
+            if any(name in line.purposes for name in above)
+            and (_matches(column, line.fields) or not kinds.isdisjoint(line.categories))
+        )
 
 
-def _notices(value: object, purposes: Mapping[str, Purpose]) -> Iterator[tuple[str, Notice]]:
-    if not isinstance(value, dict):
-        raise BadInput("Notices are a mapping of names.")
-    for name, body in value.items():
-        if (
-            not isinstance(name, str)
-            or not isinstance(body, dict)
-            or set(body) != {"version", "purposes", "text"}
-        ):
-            raise BadInput("A notice has exactly: version, purposes, text.")
-        about = body["purposes"]
-        if not isinstance(about, list) or not about or not all(p in purposes for p in about):
-            raise BadInput(f"At notice {name}: every purpose must be in the tree.")
-        version = _version(body["version"], 1 << 31, f"notice {name}")
-        yield name, Notice(name, version, tuple(about), _texts(body["text"], f"notice {name}"))
+def _matches(column: str, patterns: tuple[str, ...]) -> bool:
+    folded = column.casefold()
+    return any(fnmatchcase(folded, pattern.casefold()) for pattern in patterns)
