@@ -485,7 +485,9 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, Protocol):
         ...
 
 
-class LedgerTransaction(LedgerView, WitnessTransaction, AuditTransaction, StateRootsTransaction, ErasureTransaction, Protocol):
+class LedgerTransaction(
+    LedgerView, WitnessTransaction, AuditTransaction, StateRootsTransaction, ErasureTransaction, Protocol
+):
     """The one write transaction. It sees its own writes."""
 
     def set_head(self, old: Head, new: Head) -> None:

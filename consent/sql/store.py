@@ -31,16 +31,17 @@ __all__ = ["SqlStore"]
 
 
 class _View(
-    EntriesView, PeopleView, StandingsView, StateRootsView, ExchangeView, RecordsView, AuditView, WitnessView
+    EntriesView, PeopleView, StandingsView, StateRootsView, ExchangeView, RecordsView,
+    AuditView, ErasureView, WitnessView,
 ):  # fmt: skip
     """A snapshot: everything read belongs to one committed head."""
 
 
 class _Transaction(
-    EntriesChanges, EntriesView, PeopleChanges, PeopleView, StandingsChanges, StandingsView,
-    ExchangeChanges, ExchangeView, RecordsChanges, RecordsView, AuditChanges, AuditView,
-    ErasureChanges, ErasureView,
-    WitnessChanges, WitnessView, StateRootsChanges, StateRootsView,
+    EntriesChanges, PeopleChanges, StandingsChanges, StateRootsChanges, ExchangeChanges, RecordsChanges,
+    AuditChanges, ErasureChanges, WitnessChanges,
+    EntriesView, PeopleView, StandingsView, StateRootsView, ExchangeView, RecordsView,
+    AuditView, ErasureView, WitnessView,
 ):  # fmt: skip
     """The one write transaction. It sees its own writes."""
 
