@@ -26,6 +26,7 @@ __all__ = [
     "LedgerStore",
     "LedgerTransaction",
     "LedgerView",
+    "LinkRow",
     "OutboxRow",
     "PartnerRow",
     "ReceiptRow",
@@ -387,7 +388,68 @@ class ErasureTransaction(Protocol):
     def set_lookup_version(self, version: int, since_index: int) -> None: ...
 
 
-class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, Protocol):
+class LinkRow(NamedTuple):
+    """A preference link. `token_hash` is SHA-256 of the token; `sealed` opens with the token alone."""
+
+    id: str
+    token_hash: bytes
+    person: bytes
+    sealed: bytes
+    purposes: str
+    partners: str
+    created_by: str
+    created_at: int
+    expires_at: int
+    revoked_at: int | None = None
+
+
+class LinksView(Protocol):
+    """Preference links. `person` is the lookup of an identifier."""
+
+    def link(self, token_hash: bytes) -> LinkRow | None: ...
+
+    def link_by_id(self, link: str) -> LinkRow | None: ...
+
+    def links(
+        self, after: tuple[int, str] | None, limit: int, person: bytes | None = None
+    ) -> list[LinkRow]:
+        """Newest first, after (created_at, id)."""
+        ...
+
+
+class LinksTransaction(Protocol):
+    def add_link(self, row: LinkRow) -> None:
+        """Raises StorageError if the id or the token is taken."""
+        ...
+
+    def revoke_links(self, at: int, *, link: str | None = None, persons: Sequence[bytes] = ()) -> int:
+        """Revoke one link, or all of these lookups'; returns how many were open."""
+        ...
+
+    def delete_links(self, persons: Sequence[bytes] = (), *, ended_before: int | None = None) -> int:
+        """Delete the links of these lookups (an erasure), or those that ended before a time."""
+        ...
+
+
+class ListingView(Protocol):
+    """The state and the receipts of use, page by page."""
+
+    def standings_page(
+        self, after: StandingKey | None, limit: int, purpose: str | None, partner: str | None
+    ) -> list[tuple[StandingKey, Standing]]:
+        """In the order of (purpose, partner, subject)."""
+        ...
+
+    def uses_after(self, index: int, limit: int) -> list[ReceiptRow]:
+        """Oldest first, with idx > index."""
+        ...
+
+    def member_leaves(self, index: int, start: int, count: int) -> bytes:
+        """Leaves start … start+count-1 of the set of the receipt in entry `index`, 32 bytes each."""
+        ...
+
+
+class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, LinksView, ListingView, Protocol):
     """A consistent snapshot: everything read through one view belongs to one committed head."""
 
     def head(self) -> Head: ...
@@ -486,7 +548,7 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, Protocol):
 
 
 class LedgerTransaction(
-    LedgerView, WitnessTransaction, AuditTransaction, StateRootsTransaction, ErasureTransaction, Protocol
+    LedgerView, WitnessTransaction, AuditTransaction, StateRootsTransaction, ErasureTransaction, LinksTransaction, Protocol
 ):
     """The one write transaction. It sees its own writes."""
 

@@ -256,3 +256,19 @@ state_removed = sa.Table(
     sa.Column("key", sa.LargeBinary, primary_key=True),
     sqlite_with_rowid=False,
 )
+links = sa.Table(
+    "consent_links",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("token_hash", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("person", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("purposes", sa.Text, nullable=False),
+    sa.Column("partners", sa.Text, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at", sa.BigInteger, nullable=True),
+    sa.Index("consent_links_person", "person"),
+    sa.Index("consent_links_created", "created_at", "id"),
+)

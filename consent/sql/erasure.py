@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from consent import tables as t
-from consent.sql.rows import ReadRows, WriteRows
-from consent.sql.standings import StandingsView
+from consent.sql.rows import ReadRows
+from consent.sql.standings import StandingsChanges
 from consent.store import ErasureRow, SuppressionRow
 
 _SUBJECT = "subject"
@@ -56,7 +56,7 @@ class ErasureView(ReadRows):
         return [(since, version) for since, version in self._c.execute(query)]
 
 
-class ErasureChanges(StandingsView, WriteRows):
+class ErasureChanges(StandingsChanges):
     """Writes of the same."""
 
     def put_suppressions(self, rows: Sequence[SuppressionRow]) -> None:
@@ -85,11 +85,7 @@ class ErasureChanges(StandingsView, WriteRows):
         self._c.execute(sa.delete(t.subjects).where(t.subjects.c.handle == subject))
 
     def clear_standings(self, subject: bytes) -> None:
-        c = t.state.c
-        for purpose, partner in list(self._places()):  # the primary key begins with these two
-            self._c.execute(
-                sa.delete(t.state).where(c.purpose == purpose, c.partner == partner, c.subject == subject)
-            )
+        self.remove_standings([subject])
 
     def move_aliases(self, lookups: Sequence[bytes], subject: bytes) -> None:
         self._c.execute(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from consent import tables as t
 from consent.sql.rows import ReadRows, WriteRows
 from consent.state import Standing, StateKey
+from consent.state_tree import state_key
 from consent.store import StandingKey
 
 _STANDING = (
@@ -95,7 +96,7 @@ class StandingsView(ReadRows):
         return lookups, until
 
 
-class StandingsChanges(WriteRows):
+class StandingsChanges(StandingsView, WriteRows):
     """Writes of the state."""
 
     def put_standings(self, rows: Mapping[StandingKey, Standing], existing: set[StandingKey]) -> None:
@@ -104,3 +105,10 @@ class StandingsChanges(WriteRows):
         columns = (*StandingKey._fields, *_STANDING)
         changed = [(*key, *standing) for key, standing in rows.items() if key in existing]
         self._upsert(t.state, [dict(zip(columns, row, strict=True)) for row in changed])
+
+    def remove_standings(self, subjects: Sequence[bytes]) -> int:
+        gone = [(*place, who) for who, state in self.standings_of(subjects).items() for place in state]
+        keys = {state_key(who, purpose, partner) for purpose, partner, who in gone}
+        self._put(t.state_removed, ("key",), [(key,) for key in sorted(keys)])
+        self._remove(t.state, StandingKey._fields, gone)
+        return len(gone)

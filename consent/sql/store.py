@@ -20,8 +20,10 @@ from consent.sql.entries import EntriesChanges, EntriesView
 from consent.sql.erasure import ErasureChanges, ErasureView
 from consent.sql.exchange import ExchangeChanges, ExchangeView
 from consent.sql.people import PeopleChanges, PeopleView
+from consent.sql.links import LinksChanges, LinksView
+from consent.sql.listing import ListingView
 from consent.sql.records import RecordsChanges, RecordsView
-from consent.sql.standings import StandingsChanges, StandingsView
+from consent.sql.standings import StandingsView
 from consent.sql.state_roots import StateRootsChanges, StateRootsView
 from consent.sql.witness import WitnessChanges, WitnessView
 from consent.store import LedgerTransaction, LedgerView
@@ -32,16 +34,17 @@ __all__ = ["SqlStore"]
 
 class _View(
     EntriesView, PeopleView, StandingsView, StateRootsView, ExchangeView, RecordsView,
-    AuditView, ErasureView, WitnessView,
+    AuditView, ErasureView, WitnessView, LinksView, ListingView,
 ):  # fmt: skip
     """A snapshot: everything read belongs to one committed head."""
 
 
 class _Transaction(
-    EntriesChanges, PeopleChanges, StandingsChanges, StateRootsChanges, ExchangeChanges, RecordsChanges,
+    EntriesChanges, PeopleChanges, StateRootsChanges, ExchangeChanges, RecordsChanges,
     AuditChanges, ErasureChanges, WitnessChanges,
     EntriesView, PeopleView, StandingsView, StateRootsView, ExchangeView, RecordsView,
     AuditView, ErasureView, WitnessView,
+    LinksChanges, LinksView, ListingView,
 ):  # fmt: skip
     """The one write transaction. It sees its own writes."""
 
