@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,7 +24,9 @@ from privacy.keys import KeyRing
 
 __all__ = [
     "HANDLE_SIZE",
+    "IDENTIFIERS",
     "IDENTIFIER_PROFILE",
+    "PAYLOADS",
     "PSEUDONYM",
     "KeyedHash",
     "Opening",
@@ -36,6 +38,8 @@ IDENTIFIER_PROFILE = "comity-1"
 """How the ledger normalises identifiers, whatever profile two partners join on."""
 PSEUDONYM = "pseudonym"
 """The kind of identifier under which a partner's pseudonyms are kept."""
+PAYLOADS = b"consent/payloads"
+IDENTIFIERS = b"consent/identifiers"
 HANDLE_SIZE = 16
 KEY_SIZE = 32
 _SEAL_VERSION = b"\x01"
@@ -48,6 +52,17 @@ class Opening(NamedTuple):
     idx: int
     salt: bytes
     payload: bytes
+
+
+class SealedSubject(Protocol):
+    """What is stored of a subject."""
+
+    @property
+    def handle(self) -> bytes: ...
+    @property
+    def wrapped_key(self) -> bytes: ...
+    @property
+    def identifiers(self) -> bytes: ...
 
 
 class KeyedHash:
@@ -140,19 +155,45 @@ def unpack_identifiers(data: bytes) -> tuple[Identifier, ...]:
 
 
 class SubjectVault:
-    """Keys of subjects, and sealing under them. Holds the ring, no state of its own."""
+    """Keys of subjects, and sealing under them.
+
+    Holds the ring, and which version of it the database's lookups are hashed under (`use`).
+    """
 
     def __init__(self, ring: KeyRing, random: Callable[[int], bytes]) -> None:
         self._ring = ring
         self._random = random
-        self._lookup_key = ring.derive("consent", "lookup")
-        self._hashes: dict[str, KeyedHash] = {}
+        self._version = ring.version
+        self._hashes: dict[tuple[str, str, int], KeyedHash] = {}
 
-    def lookup(self, kind: str) -> KeyedHash:
+    @property
+    def version(self) -> int:
+        """The version of the ring that lookups are hashed under; not necessarily its newest."""
+        return self._version
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Every version that the ring holds, oldest first; keys are wrapped under the last."""
+        return self._ring.versions
+
+    def use(self, version: int) -> None:
+        """Hash lookups under this version from now on. Raises Misuse when the ring does not hold it."""
+        self._ring.derive("consent", "lookup", version=version)
+        self._version = version
+
+    def lookup(self, kind: str, version: int | None = None) -> KeyedHash:
         """The keyed hash that finds subjects by identifiers of this kind."""
-        found = self._hashes.get(kind)
+        return self._hash("lookup", kind, version or self._version)
+
+    def suppression(self, kind: str, version: int) -> KeyedHash:
+        """The keyed hash that an erased person's identifier of this kind is remembered by."""
+        return self._hash("suppression", kind, version)
+
+    def _hash(self, label: str, kind: str, version: int) -> KeyedHash:
+        found = self._hashes.get((label, kind, version))
         if found is None:
-            found = self._hashes[kind] = KeyedHash(self._lookup_key, kind)
+            key = self._ring.derive("consent", label, version=version)
+            found = self._hashes[label, kind, version] = KeyedHash(key, kind)
         return found
 
     def new_handle(self) -> bytes:
@@ -180,6 +221,11 @@ class SubjectVault:
             raise Tampered(
                 "A sealed record was changed, or belongs elsewhere.", code="bad_side_record"
             ) from None
+
+    def open_identifiers(self, row: SealedSubject) -> tuple[Identifier, ...]:
+        """The identifiers sealed for a subject. Raises Tampered."""
+        key = self.unwrap(row.handle, row.wrapped_key)
+        return unpack_identifiers(self.open(key, row.handle, IDENTIFIERS, row.identifiers))
 
     def seal_system(self, plaintext: bytes) -> bytes:
         """Seal what is about no single person, under the ring itself."""

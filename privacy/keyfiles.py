@@ -13,7 +13,7 @@ from pathlib import Path
 
 from privacy.errors import BadInput, Refused, StorageError
 
-__all__ = ["read_key_file", "write_key_file"]
+__all__ = ["read_key_file", "replace_key_file", "write_key_file"]
 
 _LIMIT = 65_536  # bytes; no key file comes near it
 
@@ -45,6 +45,31 @@ def write_key_file(path: Path, content: bytes) -> None:
             os.close(folder)
     except FileExistsError:
         raise _exists(path) from None
+    except OSError as error:
+        raise StorageError(f"The key file {path} could not be written: {error.strerror}.") from error
+
+
+def replace_key_file(path: Path, content: bytes) -> None:
+    """Put `content` in the place of an existing key file, mode 0600, durably: afterwards either is whole.
+
+    For a file that only gains keys; the caller sees to it that none is lost. Raises `StorageError`.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise StorageError(f"The key file {path} could not be written: {error.strerror}.") from error
 

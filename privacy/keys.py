@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from privacy.errors import BadInput, Misuse, Tampered
-from privacy.keyfiles import read_key_file, write_key_file
+from privacy.errors import BadInput, Misuse, Refused, Tampered
+from privacy.keyfiles import read_key_file, replace_key_file, write_key_file
 
 __all__ = ["KeyManagement", "KeyRing", "hkdf_sha256"]
 
@@ -105,6 +105,31 @@ class KeyRing:
     def version(self) -> int:
         """The version that new keys are derived and new messages sealed under."""
         return max(self._roots)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Every version that the ring holds, oldest first."""
+        return tuple(sorted(self._roots))
+
+    def rotate(self, path: Path) -> KeyRing:
+        """Add a fresh root to the ring saved at `path` and return the new ring; the older roots stay.
+
+        What was sealed or wrapped before can still be opened. What was *derived* is another value from
+        then on, unless it is asked for by version. Raises `Refused` if the file holds another ring than
+        this one, `StorageError` if the disk refuses.
+        """
+        if KeyRing.load(path, self._random)._roots != self._roots:
+            raise Refused(
+                "The key ring's file holds other roots than this process read.",
+                rule="key_ring_changed",
+                advice="It was changed meanwhile: start again.",
+                code="key_ring_changed",
+            )
+        roots = {**self._roots, self.version + 1: self._random(32)}
+        listed = {str(v): base64.b64encode(root).decode("ascii") for v, root in sorted(roots.items())}
+        content = json.dumps({"format": _FORMAT, "roots": listed}, indent=2).encode() + b"\n"
+        replace_key_file(Path(path), content)
+        return KeyRing(roots, self._random)
 
     def derive(self, *labels: str | bytes, length: int = 32, version: int | None = None) -> bytes:
         """Return the key that belongs to `labels`, the same each time.
