@@ -103,10 +103,30 @@ class AbsenceProof:
 
 @dataclass(frozen=True, slots=True)
 class PresenceProof:
+    """A leaf of the set with its place in it."""
+
     salt: bytes
     count: int
     tree: bytes
     member: Neighbour
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "salt": to_base64(self.salt),
+            "count": self.count,
+            "tree": to_base64(self.tree),
+            "member": self.member.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, object]) -> PresenceProof:
+        """Raises Tampered for anything malformed."""
+        return cls(
+            from_base64(value.get("salt"), size=32),
+            integer_from(value.get("count")),
+            from_base64(value.get("tree"), size=32),
+            Neighbour.from_dict(value.get("member")),
+        )
 
 
 def _bind(salt: bytes, count: int, tree: bytes, root: bytes) -> None:

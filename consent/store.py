@@ -410,9 +410,7 @@ class LinksView(Protocol):
 
     def link_by_id(self, link: str) -> LinkRow | None: ...
 
-    def links(
-        self, after: tuple[int, str] | None, limit: int, person: bytes | None = None
-    ) -> list[LinkRow]:
+    def links(self, after: tuple[int, str] | None, limit: int, person: bytes | None = None) -> list[LinkRow]:
         """Newest first, after (created_at, id)."""
         ...
 
@@ -548,7 +546,13 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, LinksView,
 
 
 class LedgerTransaction(
-    LedgerView, WitnessTransaction, AuditTransaction, StateRootsTransaction, ErasureTransaction, LinksTransaction, Protocol
+    LedgerView,
+    WitnessTransaction,
+    AuditTransaction,
+    StateRootsTransaction,
+    ErasureTransaction,
+    LinksTransaction,
+    Protocol,
 ):
     """The one write transaction. It sees its own writes."""
 

@@ -19,9 +19,9 @@ from consent.sql.audit import AuditChanges, AuditView
 from consent.sql.entries import EntriesChanges, EntriesView
 from consent.sql.erasure import ErasureChanges, ErasureView
 from consent.sql.exchange import ExchangeChanges, ExchangeView
-from consent.sql.people import PeopleChanges, PeopleView
 from consent.sql.links import LinksChanges, LinksView
 from consent.sql.listing import ListingView
+from consent.sql.people import PeopleChanges, PeopleView
 from consent.sql.records import RecordsChanges, RecordsView
 from consent.sql.standings import StandingsView
 from consent.sql.state_roots import StateRootsChanges, StateRootsView
