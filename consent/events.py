@@ -16,23 +16,35 @@ from typing import NamedTuple
 
 from consent.encoding import canonical_json, parse_json, render_time
 from consent.errors import TooLarge
+from consent.terms import ConsentTerms, members
 from privacy.errors import BadInput
 
 __all__ = [
+    "ACTORS",
     "EVERY_PARTNER",
     "GRANTING",
+    "NOTED",
     "PROPAGATED",
     "RESTRICTING",
     "Event",
     "EventType",
     "Identifier",
+    "correct",
+    "expire",
     "grant",
+    "invalidate",
+    "object_to",
+    "present",
     "refuse",
+    "renew",
+    "signal",
     "withdraw",
 ]
 
 EVERY_PARTNER = "*"
-MAX_PAYLOAD = 16 * 1024  # bytes
+MAX_DETAILS = 16 * 1024  # bytes
+MAX_PAYLOAD = 64 * 1024
+MAX_SYSTEM_PAYLOAD = 1 << 20
 MAX_IDENTIFIERS = 8
 MAX_IDENTIFIER = 512  # bytes of canonical form
 
@@ -78,9 +90,18 @@ RESTRICTING = frozenset(
     {EventType.REFUSED, EventType.WITHDRAWN, EventType.EXPIRED, EventType.INVALIDATED, EventType.OBJECTION}
 )
 
+NOTED = frozenset({EventType.NOTICE_PRESENTED, EventType.SIGNAL_RECEIVED, EventType.CORRECTION})
+"""Recorded about a person without deciding anything. The first and the last can be about nobody as well
+(`consent.acts`)."""
+
 PROPAGATED = frozenset({EventType.WITHDRAWN, EventType.INVALIDATED, EventType.OBJECTION})
 """What partners are told of: something that was allowed, or never asked about, is so no longer. Whoever
 refused from the start never passed this node's own gate; who refused after agreeing is told of too."""
+
+
+ACTORS = frozenset({"subject", "guardian", "agent", "partner", "authority", "controller"})
+"""Who may act: the person, a parent or guardian, an authorised agent, a partner on whose word this node
+acts, a court or authority, and the node's own organisation."""
 
 
 class Identifier(NamedTuple):
@@ -93,6 +114,9 @@ class Identifier(NamedTuple):
         return f"Identifier(kind={self.kind!r})"
 
 
+_PERSONAL = GRANTING | RESTRICTING | NOTED
+
+
 @lru_cache(4096)
 def _known(pattern: re.Pattern[str], text: str) -> bool:
     return pattern.fullmatch(text) is not None
@@ -103,9 +127,10 @@ class Event:
     """Something a person decided (or had decided for them) about one purpose and one partner.
 
     `identifiers` are canonical; all of them are taken to be the same person's. `purpose_version` defaults
-    to the published policy's, `effective_at` to the moment of recording. `actor` is who acted (subject,
-    guardian, agent, partner, authority, controller), `method` how it was collected, `basis` the legal
-    basis. `details` adds further JSON fields to the payload. Raises BadInput for anything malformed.
+    to the published policy's, `effective_at` to the moment of recording. `actor` is who acted (one of
+    `ACTORS`), `method` how it was collected, `basis` the legal basis, `terms` what was shown and agreed.
+    `details` adds further JSON fields to the payload, 16 KiB at most. Raises BadInput for anything
+    malformed. Types of `NOTED` are about a person too, and decide nothing.
     """
 
     type: EventType
@@ -119,10 +144,11 @@ class Event:
     method: str = "api"
     basis: str = "consent"
     details: Mapping[str, object] | None = field(default=None, repr=False)
+    terms: ConsentTerms | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in GRANTING and self.type not in RESTRICTING:
-            raise BadInput("This type of event is not a decision of a person.")
+        if self.type not in _PERSONAL:
+            raise BadInput("This type of event is not about a person.")
         if not 1 <= len(self.identifiers) <= MAX_IDENTIFIERS:
             raise BadInput(f"An event is about one person, by 1 to {MAX_IDENTIFIERS} identifiers.")
         for kind, canonical in self.identifiers:
@@ -132,12 +158,16 @@ class Event:
             raise BadInput("A purpose is written in dotted lower-case names.")
         if not _known(_PARTNER, self.partner):
             raise BadInput("A partner's name is up to 128 letters, digits and . _ : / -, or * for all.")
-        if not (_known(_WORD, self.actor) and _known(_WORD, self.method) and _known(_WORD, self.basis)):
-            raise BadInput("Actor, method and basis are short lower-case words.")
+        if self.actor not in ACTORS:
+            raise BadInput(f"An actor is one of: {', '.join(sorted(ACTORS))}.", code="unknown_actor")
+        if not (_known(_WORD, self.method) and _known(_WORD, self.basis)):
+            raise BadInput("Method and basis are short lower-case words.")
         if self.purpose == "*" and self.type in GRANTING:
             raise BadInput("A grant names its purpose; * can only be withdrawn or refused.")
         if self.expires_at is not None and self.type not in GRANTING:
             raise BadInput("Only a grant expires.")
+        if self.details is not None and len(canonical_json(self.details)) > MAX_DETAILS:
+            raise TooLarge(f"The details of an event are at most {MAX_DETAILS} bytes.")
 
 
 def _make(
@@ -161,19 +191,96 @@ def withdraw(identifiers: Sequence[tuple[str, bytes]], purpose: str = "*", **fie
     return _make(EventType.WITHDRAWN, identifiers, purpose, **fields)
 
 
+def renew(identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    """The person agrees again before the grant ends: it runs on to `expires_at`. Revives nothing."""
+    return _make(EventType.RENEWED, identifiers, purpose, **fields)
+
+
+def expire(identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    """A grant is declared to have ended (what has an `expires_at` ends without this)."""
+    return _make(EventType.EXPIRED, identifiers, purpose, **{"actor": "controller", **fields})
+
+
+def invalidate(identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    """A consent turned out never to have been valid, or an authority says so. Partners are told."""
+    return _make(EventType.INVALIDATED, identifiers, purpose, **{"actor": "controller", **fields})
+
+
+def object_to(identifiers: Sequence[tuple[str, bytes]], purpose: str, **fields: object) -> Event:
+    """The person objects to a use that does not rest on consent (GDPR 21, PIPL 24 and 44)."""
+    return _make(EventType.OBJECTION, identifiers, purpose, **fields)
+
+
+def present(
+    identifiers: Sequence[tuple[str, bytes]], purpose: str, terms: ConsentTerms, **fields: object
+) -> Event:
+    """The person was shown the notice that `terms` names."""
+    if terms.notice is None:
+        raise BadInput("Presenting a notice names it.", code="notice_required")
+    return _make(
+        EventType.NOTICE_PRESENTED, identifiers, purpose, **{"actor": "controller", **fields, "terms": terms}
+    )
+
+
+def signal(
+    identifiers: Sequence[tuple[str, bytes]], details: Mapping[str, object], **fields: object
+) -> Event:
+    """A machine-readable preference came from the person's device; `consent.signals` says what follows."""
+    return _make(
+        EventType.SIGNAL_RECEIVED, identifiers, "*", **{"method": "signal", **fields, "details": details}
+    )
+
+
+def correct(
+    identifiers: Sequence[tuple[str, bytes]], index: int, reason: str, purpose: str = "*", **fields: object
+) -> Event:
+    """Entry `index` about the person was wrong, and why. What counts from now on is another decision."""
+    return _make(
+        EventType.CORRECTION,
+        identifiers,
+        purpose,
+        **{
+            "actor": "controller",
+            **fields,
+            "details": {"reason": reason},
+            "terms": ConsentTerms(previous=index),
+        },
+    )
+
+
 def decision_payload(event: Event, subject: str, version: int, effective: int, expires: int | None) -> bytes:
     """Canonical payload of a decision. `subject` is a hex handle; times are microseconds."""
     # Every value has been held to characters that JSON does not escape, so the canonical form can be
     # written out; the tests hold it to canonical_json.
+    if event.terms is not None:
+        payload = _with_terms(event, subject, version, effective, expires)
+        return payload if event.details is None else _with_details(event.details, payload)
     ends = "" if expires is None else f'"expires_at":"{render_time(expires)}",'
     payload = (
         f'{{"actor":"{event.actor}","basis":"{event.basis}","effective_at":"{render_time(effective)}",{ends}'
         f'"method":"{event.method}","partner":"{event.partner}","purpose":"{event.purpose}",'
         f'"purpose_version":{version},"subject":"{subject}","v":1}}'
     ).encode()
-    if event.details is None:
-        return payload
-    payload = canonical_json({**event.details, **parse_json(payload, limit=MAX_PAYLOAD)})
+    return payload if event.details is None else _with_details(event.details, payload)
+
+
+def _with_terms(event: Event, subject: str, version: int, effective: int, expires: int | None) -> bytes:
+    parts = [
+        ("actor", f'"{event.actor}"'), ("basis", f'"{event.basis}"'),
+        ("effective_at", f'"{render_time(effective)}"'), ("method", f'"{event.method}"'),
+        ("partner", f'"{event.partner}"'), ("purpose", f'"{event.purpose}"'),
+        ("purpose_version", str(version)), ("subject", f'"{subject}"'), ("v", "1"),
+    ]  # fmt: skip
+    if expires is not None:
+        parts.append(("expires_at", f'"{render_time(expires)}"'))
+    if event.terms is not None:
+        parts.extend(members(event.terms))
+    parts.sort()
+    return ("{" + ",".join([f'"{name}":{value}' for name, value in parts]) + "}").encode()
+
+
+def _with_details(details: Mapping[str, object], payload: bytes) -> bytes:
+    payload = canonical_json({**details, **parse_json(payload, limit=MAX_PAYLOAD)})
     if len(payload) > MAX_PAYLOAD:
         raise TooLarge(f"The payload of an event is at most {MAX_PAYLOAD} bytes.")
     return payload
@@ -182,6 +289,6 @@ def decision_payload(event: Event, subject: str, version: int, effective: int, e
 def system_payload(effective: int, fields: Mapping[str, object]) -> bytes:
     """Canonical payload of an event that is about no single person."""
     payload = canonical_json({**fields, "v": 1, "effective_at": render_time(effective)})
-    if len(payload) > 64 * MAX_PAYLOAD:
+    if len(payload) > MAX_SYSTEM_PAYLOAD:
         raise TooLarge("The payload of an event is too large.")
     return payload

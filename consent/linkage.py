@@ -97,4 +97,5 @@ def _restate(event: Event, type_: EventType, key: StateKey, at: int) -> Event:
         actor="controller",
         method="linked",
         details=None,
+        terms=None,
     )
