@@ -5,7 +5,7 @@
     Refused         MemberPresent
     PeerViolation   FeedGap, FeedConflict
     Tampered        InvalidProof, InvalidNote, RolledBack
-    StorageError    HeadMoved
+    StorageError    HeadMoved, KeysRotated
 
 Messages name the rule, the place and the position; they never hold an identifier or a payload.
 """
@@ -21,6 +21,7 @@ __all__ = [
     "HeadMoved",
     "InvalidNote",
     "InvalidProof",
+    "KeysRotated",
     "MemberPresent",
     "RolledBack",
     "TooLarge",
@@ -108,3 +109,15 @@ class HeadMoved(StorageError):
     """Another writer appended first; nothing of this batch was written."""
 
     code = "head_moved"
+
+
+class KeysRotated(StorageError):
+    """The lookups were hashed anew under another version of the key ring while this process ran."""
+
+    code = "keys_rotated"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The keys were rotated while this process was running.",
+            advice="Restart the node; nothing was read or written under the old keys.",
+        )

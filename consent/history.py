@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from consent.encoding import Leaf, commitment, parse_json, parse_time
-from consent.events import GRANTING, RESTRICTING, EventType
+from consent.events import GRANTING, RESTRICTING, EventType, Identifier
 from consent.recording import PAYLOADS
 from consent.state import Fact
 from consent.store import LedgerView, SideRow
 from consent.subjects import Opening, SubjectVault, unpack_openings
 from privacy.errors import ComityError, Misuse, Tampered
 
-__all__ = ["Recorded", "facts_of", "open_entry", "openings_of"]
+__all__ = ["Recorded", "facts_of", "facts_then", "open_entry", "openings_of", "whole_record"]
 
 _LIMIT = 1 << 21
 _DECISIONS = {t.value for t in (*GRANTING, *RESTRICTING)}
@@ -92,3 +92,24 @@ def facts_of(view: LedgerView, vault: SubjectVault, subject: bytes) -> Iterator[
         leaf = Leaf.from_bytes(rows[0].leaf)
         if leaf.type in _DECISIONS:
             yield Recorded(fact_from(leaf, opening.idx, checked(leaf, opening)), leaf.recorded_at)
+
+
+def whole_record(view: LedgerView, vault: SubjectVault, subject: bytes) -> list[Recorded]:
+    """Every decision about a subject and about those merged into it, in the order of the log."""
+    everyone = [subject, *(part for part, _ in view.merged_parts(subject))]
+    return sorted(
+        (recorded for handle in everyone for recorded in facts_of(view, vault, handle)),
+        key=lambda recorded: recorded.fact.idx,
+    )
+
+
+def facts_then(
+    view: LedgerView, vault: SubjectVault, subject: bytes, identifier: Identifier, moment: int
+) -> list[Recorded]:
+    """What was recorded by `moment` about the subject whom the identifier belonged to then."""
+    for part, merged_at in view.merged_parts(subject):
+        row = view.subjects([part]).get(part)
+        if moment < merged_at and row is not None and identifier in vault.open_identifiers(row):
+            subject = part
+            break
+    return [recorded for recorded in facts_of(view, vault, subject) if recorded.recorded_at <= moment]

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from consent.checkpoint import Checkpoint
 from consent.encoding import canonical_json, from_micros, parse_json, to_micros
-from consent.errors import UnknownPartner, UnknownReceipt
+from consent.errors import KeysRotated, UnknownPartner, UnknownReceipt
 from consent.events import Event, EventType, Identifier, withdraw
-from consent.history import facts_of, open_entry
+from consent.history import facts_of, facts_then, open_entry, whole_record
 from consent.log import TransparencyLog
 from consent.notes import NoteSigner, VerifierKey
 from consent.peers import PairKeys
@@ -41,6 +41,7 @@ from consent.store import (
     StandingKey,
 )
 from consent.subjects import KeyedHash, SubjectVault, unpack_identifiers
+from consent.suppression import suppressed
 from privacy.errors import BadInput, Misuse
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
@@ -163,6 +164,7 @@ class Ledger:
     def start(self) -> None:
         """What `open` does after construction; idempotent."""
         self.store.prepare()
+        self._settle_keys()
         self.log.publish()
         with self.store.read() as view:
             known = view.policies()
@@ -170,6 +172,16 @@ class Ledger:
             raise Misuse("A newer version of the purpose policy has been published already.")
         if not known or known[-1][1] != self.policy.hash:
             self._publish_policy()
+
+    def _settle_keys(self) -> None:
+        """Hash lookups under the version that the database's are hashed under, whatever the ring gained."""
+        with self.store.read() as view:
+            version = view.lookup_version()
+        if not version:
+            with self.store.write() as tx:
+                version = tx.lookup_version() or self.vault.versions[-1]
+                tx.set_lookup_version(version, 0)
+        self.vault.use(version)
 
     @property
     def origin(self) -> str:
@@ -182,13 +194,14 @@ class Ledger:
 
     # recording
 
-    def record(self, events: Sequence[Event]) -> Recorded:
+    def record(self, events: Sequence[Event], *, imported: bool = False) -> Recorded:
         """Write decisions: all of them, durable and published when this returns, or none.
 
-        Raises UnknownPurpose, BadInput (an effective time in the future), StorageError.
+        `imported` says that they come from a list, which cannot bring back anybody erased. Raises
+        UnknownPurpose, BadInput (an effective time in the future), Suppressed, StorageError.
         """
         self.validate(events)
-        return self.append_decisions(events)
+        return self.append_decisions(events, imported=imported)
 
     def validate(self, events: Sequence[Event]) -> None:
         """What `record` checks before it writes anything."""
@@ -208,9 +221,12 @@ class Ledger:
         *,
         propagate: bool = True,
         after: Callable[[LedgerTransaction, int, int], None] | None = None,
+        imported: bool = False,
     ) -> Recorded:
         """As `record` for events already validated; `after` writes more in the same transaction."""
-        done = self.log.append(DecisionWork(events, self.vault, self.policy, self.random, propagate, after))
+        done = self.log.append(
+            DecisionWork(events, self.vault, self.policy, self.random, propagate, after, imported)
+        )
         for listener in self.listeners:
             listener()
         return Recorded(done.first, done.count, done.checkpoint.size, done.checkpoint.text)
@@ -288,7 +304,12 @@ class Ledger:
     # asking
 
     def now(self, view: LedgerView) -> int:
-        """The time in microseconds, never earlier than the newest entry even if the clock went back."""
+        """The time in microseconds, never earlier than the newest entry even if the clock went back.
+
+        Raises KeysRotated when lookups are hashed otherwise by now: nobody would be found.
+        """
+        if view.lookup_version() != self.vault.version:
+            raise KeysRotated
         return max(to_micros(self.clock()), view.head().recorded_at)
 
     def head(self) -> Checkpoint:
@@ -311,11 +332,17 @@ class Ledger:
             handle = view.find_subjects([lookup]).get(lookup)
             state: dict[StateKey, Standing] = {}
             if handle is not None and moment < now:
-                state = fold(r.fact for r in facts_of(view, self.vault, handle) if r.recorded_at <= moment)
+                named = Identifier(kind, identifier)
+                state = fold(r.fact for r in facts_then(view, self.vault, handle, named, moment))
             elif handle is not None:
                 keys = [StandingKey(p, who, handle) for p in ancestry(purpose) for who in (partner, "*")]
                 state = {(k.purpose, k.partner): s for k, s in view.standings(keys).items()}
             decision = decide(state, purpose, partner, moment, self.policy)
+            if handle is None:
+                gone = suppressed(view, self.vault, [Identifier(kind, identifier)], now)
+                decision = next(
+                    (Decision(False, Reason.ERASED, r.erased_at, r.idx) for r in gone.values()), decision
+                )
             rows = view.restrictions(partner, kind, ancestry(purpose)) if decision.allowed else []
         rows = [row for row in rows if (row.restricted_at or 0) <= moment]
         if rows:
@@ -335,11 +362,14 @@ class Ledger:
             return {} if handle is None else fold(r.fact for r in facts_of(view, self.vault, handle))
 
     def history(self, identifier: bytes, kind: str) -> list[dict[str, object]]:
-        """Every recorded decision about one person, oldest first: index, type, times, payload fields."""
+        """Every recorded decision about one person, oldest first: index, type, times, payload fields.
+
+        Those recorded about them as somebody else, before the two were merged, are among them.
+        """
         lookup = self.vault.lookup(kind)(identifier)
         with self.store.read() as view:
             handle = view.find_subjects([lookup]).get(lookup)
-            recorded = [] if handle is None else list(facts_of(view, self.vault, handle))
+            recorded = [] if handle is None else whole_record(view, self.vault, handle)
         return [
             {
                 "index": fact.idx,
@@ -423,7 +453,15 @@ class Ledger:
 
     def member_leaf(self, receipt_id: str, kind: str, canonical: bytes) -> bytes:
         """The leaf that this person would have in the set of a receipt."""
-        return self.members(receipt_id).leaf(self.vault.lookup(kind)(canonical))
+        _, receipt = self.receipt(receipt_id)
+        return self.members(receipt_id).leaf(self.lookup_for(receipt, kind)(canonical))
+
+    def lookup_for(self, receipt: UseReceipt, kind: str) -> KeyedHash:
+        """The keyed hash that was in force when the set of a receipt was made."""
+        with self.store.read() as view:
+            versions = view.lookup_versions()
+        then = [version for since, version in versions if since < max(receipt.evidence.log_size, 1)]
+        return self.vault.lookup(kind, then[-1] if then else None)
 
     def absence_proof(self, receipt_id: str, kind: str, canonical: bytes) -> tuple[AbsenceProof, UseReceipt]:
         """Proof that a person was not in a use. Raises MemberPresent if they were, UnknownReceipt.

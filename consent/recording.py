@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from consent.encoding import SALT_SIZE, Leaf, commitment, to_micros
+from consent.errors import KeysRotated
 from consent.events import (
     GRANTING,
     PROPAGATED,
@@ -29,6 +30,8 @@ from consent.store import (
     SubjectRow,
 )
 from consent.subjects import (
+    IDENTIFIERS,
+    PAYLOADS,
     PSEUDONYM,
     Opening,
     SubjectVault,
@@ -36,12 +39,17 @@ from consent.subjects import (
     pack_openings,
     unpack_identifiers,
 )
+from consent.suppression import admit
 from privacy.errors import Misuse
 
-__all__ = ["DecisionWork", "SystemWork", "purposes_checked", "standing_withdrawals"]
-
-PAYLOADS = b"consent/payloads"
-IDENTIFIERS = b"consent/identifiers"
+__all__ = [
+    "IDENTIFIERS",
+    "PAYLOADS",
+    "DecisionWork",
+    "SystemWork",
+    "purposes_checked",
+    "standing_withdrawals",
+]
 
 After = Callable[[LedgerTransaction, int, int], None]
 """`(tx, first index, now)`: more to write in the same transaction."""
@@ -192,8 +200,12 @@ class DecisionWork:
     random: Callable[[int], bytes]
     propagate: bool = True
     after: After | None = None
+    imported: bool = False
 
     def stage(self, tx: LedgerTransaction, first: int, now: int) -> list[Staged]:
+        if tx.lookup_version() != self.vault.version:
+            raise KeysRotated
+        admit(tx, self.vault, self.events, now, imported=self.imported)
         subjects = _Subjects(tx, self.vault, now)
         decided = subjects.resolve(self.events, self.policy.version)
         order = list(dict.fromkeys(handle for handle, _ in decided))
