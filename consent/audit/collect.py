@@ -25,11 +25,11 @@ from consent.audit.facts import (
     PolicyFact,
     Scope,
 )
-from consent.audit.reading import first_since, leaves, people, recorded_at, system_events
+from consent.audit.reading import first_since, leaves, people, published_policy, recorded_at, system_events
 from consent.audit.timeline import LineTally, Stretches
 from consent.audit.uses import UseAudit
 from consent.checkpoint import Checkpoint
-from consent.encoding import parse_json, render_time, to_micros
+from consent.encoding import render_time, to_micros
 from consent.events import EventType
 from consent.history import fact_from, open_entry
 from consent.laws import law
@@ -101,7 +101,7 @@ def collect(
             done += len(history)
             if done % 5_000 < len(history):
                 tell("people", done, end)
-        erasures, signals, system = _system(ledger, view, first, end)
+        erasures, system = _system(ledger, view, first, end)
         tell("uses", 0, 1)
         uses = UseAudit(
             view, ledger.vault, policy, ledger.pair_keys, _prover(ledger, view, checkpoint), size
@@ -124,8 +124,8 @@ def collect(
             entries=Entries(
                 total=end - first,
                 by_type=dict(sorted(types.items())),
-                opened=said.total + system,
-                erased=end - first - said.total - system,
+                opened=said.opened + system,
+                erased=end - first - said.opened - system,
             ),
             decisions=said.decisions(),
             consents=Consents(
@@ -142,7 +142,7 @@ def collect(
             deliveries=deliveries(view, Window(starts, ends + (ends == now), now, size)),
             uses=uses,
             erasures=erasures,
-            signals=signals,
+            signals=dict(sorted(said.signals.items())),
             articles=articles(chosen, types),
         )
         tell("uses", 1, 1)
@@ -153,11 +153,7 @@ def _policy_at(ledger: Ledger, view: LedgerView, end: int) -> PurposePolicy:
     """The purpose policy in force after entry `end` - 1."""
     published = [hash_ for index, hash_, _ in view.policies() if index < end]
     document = view.policy_document(published[-1]) if published else None
-    return (
-        ledger.policy
-        if document is None
-        else PurposePolicy.from_document(parse_json(document.encode(), limit=1 << 22))
-    )
+    return ledger.policy if document is None else published_policy(document)
 
 
 def _keys(ledger: Ledger, view: LedgerView, end: int) -> Keys:
@@ -176,12 +172,9 @@ def _keys(ledger: Ledger, view: LedgerView, end: int) -> Keys:
     )
 
 
-def _system(
-    ledger: Ledger, view: LedgerView, first: int, end: int
-) -> tuple[tuple[ErasureFact, ...], dict[str, int], int]:
-    """Erasures and restores of the period, signals by kind, and how many events of the system opened."""
+def _system(ledger: Ledger, view: LedgerView, first: int, end: int) -> tuple[tuple[ErasureFact, ...], int]:
+    """Erasures and restores of the period, and how many events of the system could be opened."""
     found, opened = [], 0
-    signals: Counter[str] = Counter()
     for event in system_events(view, ledger.vault, first, end):
         opened += 1
         if event.leaf.type in _ERASURES:
@@ -195,9 +188,7 @@ def _system(
                     count if isinstance(count, int) and not isinstance(count, bool) else 0,
                 )
             )
-        elif event.leaf.type == EventType.SIGNAL_RECEIVED.value:
-            signals[str(event.body.get("signal", "unknown"))] += 1
-    return tuple(found), dict(sorted(signals.items())), opened
+    return tuple(found), opened
 
 
 def _prover(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from consent.audit.facts import Decisions, NoticeUse, Route, SeparateConsent
 from consent.audit.reading import Opened
-from consent.events import GRANTING
+from consent.events import GRANTING, RESTRICTING, EventType
 from consent.laws import Demand, Law, law_of
 from consent.purposes import PurposePolicy
 from consent.state import Standing, StateKey, decide
@@ -21,6 +21,8 @@ _ENOUGH = {
     Demand.SEPARATE: {"separate", "written"},
     Demand.WRITTEN: {"written"},
 }
+_DECISIONS = {t.value for t in (*GRANTING, *RESTRICTING)}
+_NOTICE = ("notice", "notice_version", "language", "notice_hash")
 _FEED = ("partner", "feed")
 
 
@@ -32,12 +34,14 @@ class DecisionTally:
     at: int
     policy: PurposePolicy
     law: Law
+    opened: int = 0
     total: int = 0
     heard: int = 0
     by_purpose: dict[str, Counter[str]] = field(default_factory=dict)
     by_field: dict[str, Counter[str]] = field(default_factory=dict)
     notices: Counter[tuple[str, str, str, str, str]] = field(default_factory=Counter)
     missing_notice: Counter[str] = field(default_factory=Counter)
+    signals: Counter[str] = field(default_factory=Counter)
     routes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     standing: Counter[str] = field(default_factory=Counter)
     separate: Counter[str] = field(default_factory=Counter)
@@ -46,7 +50,11 @@ class DecisionTally:
         """Count one person: decisions of the period, and the lines that stand at its end."""
         for event in history:
             if event.idx >= self.first:
-                self._decision(event)
+                self.opened += 1
+                if event.leaf.type in _DECISIONS:
+                    self._decision(event)
+                elif event.leaf.type == EventType.SIGNAL_RECEIVED.value:
+                    self.signals[str(event.body.get("signal", "unknown"))] += 1
         by_index = {event.idx: event for event in history}
         for (purpose, partner), standing in state.items():
             if standing.granted_index is None or purpose not in self.policy.purposes:
@@ -75,15 +83,13 @@ class DecisionTally:
         if type_ not in _GRANTING:
             return
         self.by_field.setdefault("consent_type", Counter())[str(body.get("consent_type", "unstated"))] += 1
-        notice = body.get("notice")
-        if isinstance(notice, Mapping):
-            texts = tuple(str(notice.get(name, "")) for name in ("name", "version", "language", "hash"))
-            self.notices[texts[0], texts[1], texts[2], texts[3], purpose] += 1
+        if "notice" in body:
+            name, version, language, hash_ = (str(body.get(field_, "")) for field_ in _NOTICE)
+            self.notices[name, version, language, hash_, purpose] += 1
         else:
             self.missing_notice[purpose] += 1
-        transfer = body.get("transfer")
-        if isinstance(transfer, Mapping):
-            place = (purpose, str(transfer.get("country", "")), str(transfer.get("route", "")))
+        if "transfer_country" in body or "transfer_route" in body:
+            place = (purpose, str(body.get("transfer_country", "")), str(body.get("transfer_route", "")))
             self.routes[place] += 1
 
     def _forms(self, purpose: str) -> set[str]:

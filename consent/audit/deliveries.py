@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from consent.audit.facts import Delivery, Latency, Waiting
 from consent.store import LedgerView, OutboxRow
@@ -30,7 +31,16 @@ def nearest_rank(ordered: Sequence[int], percent: int) -> int:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-def deliveries(view: LedgerView, since: int, until: int, made_at: int, size: int) -> tuple[Delivery, ...]:
+class Window(NamedTuple):
+    """What was recorded in since ≤ time < until (µs), as it stood at `made_at` with `size` entries."""
+
+    since: int
+    until: int
+    made_at: int
+    size: int
+
+
+def deliveries(view: LedgerView, window: Window) -> tuple[Delivery, ...]:
     """What each partner had to be told, and how far that got."""
     return tuple(_one(view, row.name, window) for row in view.partners())
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from consent.encoding import Leaf
+from consent.encoding import Leaf, parse_json
 from consent.history import checked
+from consent.purposes import PurposePolicy
 from consent.recording import PAYLOADS
 from consent.store import LedgerView, SubjectRow
 from consent.subjects import Opening, SubjectVault, unpack_openings
 from privacy.errors import Tampered
 
-__all__ = ["Opened", "first_since", "leaves", "people", "recorded_at", "system_events"]
+__all__ = ["Opened", "first_since", "leaves", "people", "published_policy", "recorded_at", "system_events"]
 
 _PAGE = 4_000
 
@@ -23,6 +24,11 @@ class Opened(NamedTuple):
     idx: int
     leaf: Leaf
     body: dict[str, object]
+
+
+def published_policy(document: str) -> PurposePolicy:
+    """A policy from the canonical JSON it was published as."""
+    return PurposePolicy.from_document(parse_json(document.encode(), limit=1 << 22))
 
 
 def recorded_at(view: LedgerView, index: int) -> int:

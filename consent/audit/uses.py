@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from consent.audit.facts import UseFact, Uses, Violation
-from consent.audit.reading import first_since, system_events
-from consent.encoding import parse_json, render_time, to_micros
+from consent.audit.reading import first_since, published_policy, system_events
+from consent.encoding import render_time, to_micros
 from consent.errors import UnknownPurpose
 from consent.events import MAX_IDENTIFIERS, EventType
 from consent.history import facts_of
@@ -143,11 +143,7 @@ class UseAudit:
         """The policy that a receipt says was in force; None where no such policy was published."""
         if hash_ not in self._policies:
             document = self.view.policy_document(hash_)
-            found = (
-                None
-                if document is None
-                else PurposePolicy.from_document(parse_json(document.encode(), limit=1 << 22))
-            )
+            found = None if document is None else published_policy(document)
             self._policies[hash_] = found
         return self._policies[hash_]
 
@@ -198,7 +194,7 @@ class UseAudit:
         for case in cases:
             missing = len(case.members) - case.found
             self.counts["unattributable"] += missing
-            later = [type_ for index, type_ in erasures if index > case.idx]
+            later = [type_ for index, type_ in erasures if index > case.index]
             if EventType.RESTORE_PERFORMED.value not in later:
                 self.counts["unexplained"] += max(0, missing - MAX_IDENTIFIERS * len(later))
 
@@ -265,7 +261,7 @@ class UseAudit:
             self._show(case, leaf, decision)
             return
         self.counts["allowed"] += 1
-        if not self._decide(case, handle, state, case.idx, case.recorded).allowed:
+        if not self._decide(case, handle, state, case.index, case.recorded).allowed:
             self.counts["overtaken"] += 1
 
     def _decide(
@@ -283,13 +279,13 @@ class UseAudit:
     def _show(self, case: _Case, leaf: bytes, decision: Decision) -> None:
         proof: dict[str, object] = {}
         if len(self.cases) < _SHOWN:
-            proof = self.prove(case.receipt, case.members, leaf, case.idx, decision.index)
+            proof = self.prove(case.receipt, case.members, leaf, case.index, decision.index)
         elif len(self.cases) >= 10 * _SHOWN:
             return
         self.cases.append(
             Violation(
                 receipt=case.receipt.id,
-                index=case.idx,
+                index=case.index,
                 kind=case.receipt.kind,
                 purpose=case.receipt.purpose,
                 partner=case.receipt.partner,
