@@ -2,7 +2,7 @@
 
     Misuse          UnknownPurpose, UnknownPartner, UnknownReceipt
     BadInput        TooLarge, BadTrustPolicy
-    Refused         MemberPresent
+    Refused         MemberPresent, InvalidConsent
     PeerViolation   FeedGap, FeedConflict
     Tampered        InvalidProof, InvalidNote, RolledBack
     StorageError    HeadMoved, KeysRotated
@@ -19,6 +19,7 @@ __all__ = [
     "FeedConflict",
     "FeedGap",
     "HeadMoved",
+    "InvalidConsent",
     "InvalidNote",
     "InvalidProof",
     "KeysRotated",
@@ -65,6 +66,31 @@ class MemberPresent(Refused):
     """An absence proof was asked for somebody who is in the set."""
 
     code = "member_present"
+
+
+class InvalidConsent(Refused):
+    """A decision that would be recorded, but not be valid. `rule` names what it goes against.
+
+    Codes: notice_required, notice_outdated, notice_mismatch, basis_not_allowed, explicit_consent_required,
+    separate_consent_required, written_consent_required, guardian_required, transfer_route_required,
+    back_dated_grant, unknown_previous, bad_actor_signature.
+
+    `position` is that of the event among those to be recorded together, where it is known.
+    """
+
+    code = "invalid_consent"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        rule: str = "",
+        advice: str = "",
+        code: str | None = None,
+        position: int | None = None,
+    ) -> None:
+        super().__init__(detail, rule=rule, advice=advice, code=code)
+        self.position = position
 
 
 class FeedGap(PeerViolation):

@@ -159,7 +159,7 @@ class Event:
         if not _known(_PARTNER, self.partner):
             raise BadInput("A partner's name is up to 128 letters, digits and . _ : / -, or * for all.")
         if self.actor not in ACTORS:
-            raise BadInput(f"An actor is one of: {', '.join(sorted(ACTORS))}.", code="unknown_actor")
+            raise BadInput(f"An actor is one of: {', '.join(sorted(ACTORS))}.", code="bad_terms")
         if not (_known(_WORD, self.method) and _known(_WORD, self.basis)):
             raise BadInput("Method and basis are short lower-case words.")
         if self.purpose == "*" and self.type in GRANTING:

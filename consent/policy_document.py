@@ -144,7 +144,7 @@ def _categories(value: object) -> Iterator[tuple[str, Category]]:
                 name,
                 _texts(body["title"], place),
                 _list(body["fields"], _text, place),
-                _flag(body.get("sensitive", False), place),
+                frozenset(_list(body.get("sensitive", []), _known(set(laws())), place)),
                 _text(body.get("dpv", "dpv:PersonalData"), place),
             ),
         )

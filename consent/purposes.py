@@ -122,12 +122,15 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A kind of data, and the columns that hold it (names or patterns with `*`, in any letter case)."""
+    """A kind of data, and the columns that hold it (names or patterns with `*`, in any letter case).
+
+    `sensitive` names the laws under which it is sensitive or special.
+    """
 
     name: str
     title: Mapping[str, str]
     fields: tuple[str, ...]
-    sensitive: bool = False
+    sensitive: frozenset[str] = frozenset()
     dpv: str = "dpv:PersonalData"
 
 
