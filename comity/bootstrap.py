@@ -160,7 +160,9 @@ def _assemble(records: Records) -> Node:
     from comity.guards import NodeGuards
     from comity.node import Node
     from comity.pump import FeedPump
+    from comity.witnessing import Witnessing
     from consent.feed import Feed
+    from consent.routes import witness as witness_routes
     from federated.runtime import TrainingService, TrainingSettings
 
     config, engine, ledger = records.config, records.engine, records.ledger
@@ -206,6 +208,10 @@ def _assemble(records: Records) -> Node:
     lines = PartnerLines(records.collaborations, records.peers)
     pump = FeedPump(feed, partial(_waiting, ledger), lines, config.jobs.feed_seconds)
     ledger.listeners.append(pump.wake)
+    witnessing = Witnessing.of(records)
+    ledger.listeners.append(witnessing.wake)
+    metrics = _metrics(records)
+    witnessing.measure(metrics)
     return Node(
         records=records,
         access=access,
@@ -214,10 +220,12 @@ def _assemble(records: Records) -> Node:
         clean_room=service,
         training=training,
         pump=pump,
-        metrics=_metrics(records),
+        witnessing=witnessing,
+        metrics=metrics,
         routers=(
             clean_room.api.create_router(service, guards),
             consent.api.create_router(ledger, feed, guards),
+            witness_routes.create_router(witnessing.witness, witnessing.split_views, guards),
             federated.api.create_router(training, guards),
         ),
     )

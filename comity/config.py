@@ -66,9 +66,14 @@ class DatabaseConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """The transparency log: its origin (a schemeless URL prefix) is also the name of its key."""
+    """The transparency log: its origin (a schemeless URL prefix) is also the name of its key.
+
+    `trust_policy` is a file (c2sp.org/tlog-policy) of further witnesses, logs, and the quorum; without one
+    the partners are each other's witnesses.
+    """
 
     origin: str = ""
+    trust_policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +363,9 @@ def _check(config: NodeConfig, source: _Source) -> None:
             "origin",
             "must be a host and path without scheme, as in bank.example/consent",
         )
+    if config.log.trust_policy:
+        there = config.path(config.log.trust_policy).is_file()
+        need(there, "log", "trust_policy", "there is no such file")
     try:
         backend = sa.make_url(config.database.url).get_backend_name()
     except sa.exc.ArgumentError:

@@ -17,6 +17,7 @@ from comity.identity import Identity, SignedRequest
 from comity.metrics import Metrics
 from comity.pump import FeedPump
 from comity.records import Records
+from comity.witnessing import Witnessing
 from federated.runtime import TrainingService
 
 __all__ = ["Node"]
@@ -33,6 +34,7 @@ class Node:
     clean_room: CleanRoom = field(repr=False)
     training: TrainingService = field(repr=False)
     pump: FeedPump = field(repr=False)
+    witnessing: Witnessing = field(repr=False)
     metrics: Metrics = field(repr=False)
     routers: tuple[APIRouter, ...] = field(repr=False)
     _closed: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -62,13 +64,15 @@ class Node:
         self.records.ledger.head()
 
     def start(self) -> None:
-        """Begin background work: jobs, training, the feed to partners."""
+        """Begin background work: jobs, training, the feed to partners, cosigning."""
         self.clean_room.start()
         self.training.start()
         self.pump.start()
+        self.witnessing.start()
 
     def stop(self) -> None:
         """End background work in order; what runs is ended in a state both sides can read."""
+        self.witnessing.stop()
         self.pump.stop()
         self.training.close()
         self.clean_room.close()
@@ -79,4 +83,5 @@ class Node:
             return
         self._closed.set()
         self.pool.close()
+        self.witnessing.close()
         self.records.close()

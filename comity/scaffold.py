@@ -47,6 +47,8 @@ url = {database_url}
 [log]
 # Origin of the transparency log and name of its key: a URL without scheme. It cannot change later.
 origin = {origin}
+# Further witnesses and the quorum (c2sp.org/tlog-policy). Without it partners are each other's witnesses.
+# trust_policy = "witnesses.policy"
 
 [paths]
 # keys = "keys"

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 from consent.checkpoint import Checkpoint, sign_checkpoint
+from consent.cosignatures import add_signatures
 from consent.encoding import Leaf, to_micros, uuid7
 from consent.errors import RolledBack
 from consent.merkle import EMPTY_ROOT, HASH_SIZE, consistency_proof, inclusion_proof, leaf_hash, tree_root
-from consent.notes import NoteSigner
+from consent.notes import NoteSignature, NoteSigner
 from consent.proofs import EntryProof
 from consent.static import StaticLog
 from consent.store import EntryRow, Head, LedgerStore, LedgerTransaction, LedgerView
@@ -33,6 +34,7 @@ from consent.tiles import (
     tile_root,
     tiles_between,
 )
+from consent.trust_policy import TrustPolicy
 from privacy.errors import Misuse, Refused, StorageError, Tampered
 
 __all__ = ["Appended", "Staged", "TransparencyLog", "Work"]
@@ -98,6 +100,7 @@ class TransparencyLog:
         self._queued = threading.Lock()
         self._turn = threading.Lock()
         self._latest: Checkpoint | None = None
+        self._cosigned: Checkpoint | None = None
 
     @property
     def origin(self) -> str:
@@ -186,6 +189,8 @@ class TransparencyLog:
                     self.static.publish(
                         _files(view, before.size if before else 0, checkpoint.size), checkpoint
                     )
+                else:
+                    checkpoint = before  # the same, and perhaps cosigned meanwhile
         self._latest = checkpoint
         return checkpoint
 
@@ -213,6 +218,22 @@ class TransparencyLog:
                 if view.head().size <= latest.size:
                     return latest
         return self.publish()
+
+    def cosigned(self) -> Checkpoint | None:
+        """The newest checkpoint that witnesses have cosigned, their signatures in its text."""
+        return self._cosigned if self.static is None else self.static.cosigned()
+
+    def add_cosignatures(
+        self, checkpoint: Checkpoint, signatures: Sequence[NoteSignature], policy: TrustPolicy
+    ) -> None:
+        """Publish what witnesses have signed; the caller has verified it. Raises StorageError."""
+        if self.static is not None:
+            self.static.add_cosignatures(checkpoint, signatures, policy)
+        elif self._cosigned is None or self._cosigned.size <= checkpoint.size:
+            self._cosigned = replace(checkpoint, text=add_signatures(checkpoint.text, signatures))
+        latest = self._latest
+        if latest is not None and latest.body == checkpoint.body:
+            self._latest = replace(latest, text=add_signatures(latest.text, signatures))
 
     def prove(self, index: int) -> EntryProof:
         """Entry `index` with its inclusion proof in the newest checkpoint."""

@@ -10,20 +10,25 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from consent.checkpoint import Checkpoint, open_checkpoint
+from consent.cosignatures import add_signatures
 from consent.errors import RolledBack
-from consent.notes import VerifierKey
+from consent.notes import NoteSignature, VerifierKey
 from consent.tiles import TILE_WIDTH, Tile, bundle_path, parse_path, tile_path
+from consent.trust_policy import TrustPolicy
 from privacy.errors import Misuse, StorageError, Tampered
 
-__all__ = ["CHECKPOINT", "StaticLog", "write_file"]
+__all__ = ["CHECKPOINT", "COSIGNED", "StaticLog", "write_file"]
 
 CHECKPOINT = "checkpoint"
+COSIGNED = "checkpoint.cosigned"
+"""The newest checkpoint that witnesses have cosigned. While the log grows faster than they answer, the newest
+checkpoint of all has not been cosigned yet; each that is verified against a trust policy has been."""
 _PARALLEL = 8
 
 FileWriter = Callable[[Path, bytes], None]
@@ -51,6 +56,13 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def _unpublished(error: OSError) -> StorageError:
+    return StorageError(
+        f"The log could not be published (errno {error.errno}).",
+        advice="What was recorded is safe in the database and is published at the next start.",
+    )
+
+
 class StaticLog:
     """A log directory. `write` is how a file is written, replaceable to inject faults."""
 
@@ -63,14 +75,25 @@ class StaticLog:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """One publisher at a time, across processes."""
-        with (self.directory / ".lock").open("a") as lock:
+        try:
+            lock = (self.directory / ".lock").open("a")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _unpublished(error) from error
+        with lock:
             yield
 
     def published(self) -> Checkpoint | None:
         """The checkpoint on disk; None before the first. Raises RolledBack if it is not this log's."""
+        return self._open(CHECKPOINT)
+
+    def cosigned(self) -> Checkpoint | None:
+        """The newest cosigned checkpoint on disk; None before the first. Raises RolledBack likewise."""
+        return self._open(COSIGNED)
+
+    def _open(self, name: str) -> Checkpoint | None:
         try:
-            data = (self.directory / CHECKPOINT).read_bytes()
+            data = (self.directory / name).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -85,7 +108,7 @@ class StaticLog:
 
     def read(self, path: str) -> bytes | None:
         """The bytes at a tile path or `checkpoint`; None where there is nothing. Stays inside."""
-        if path != CHECKPOINT:
+        if path not in (CHECKPOINT, COSIGNED):
             try:
                 parse_path(path)
             except Misuse:
@@ -112,10 +135,40 @@ class StaticLog:
             for stale in completed:
                 shutil.rmtree(stale, ignore_errors=True)
         except OSError as error:
-            raise StorageError(
-                f"The log could not be published (errno {error.errno}).",
-                advice="What was recorded is safe in the database and is published at the next start.",
-            ) from error
+            raise _unpublished(error) from error
+
+    def add_cosignatures(
+        self, checkpoint: Checkpoint, signatures: Sequence[NoteSignature], policy: TrustPolicy
+    ) -> None:
+        """Publish verified cosignatures of a checkpoint of this log.
+
+        They go into the published checkpoint while it is still this one, and into the cosigned one unless
+        that is newer, or is of a quorum of `policy` where these are not.
+        """
+        with self.exclusive():
+            published, cosigned = self.published(), self.cosigned()
+            try:
+                if published is not None and published.body == checkpoint.body:
+                    merged = add_signatures(published.text, signatures)
+                    if merged != published.text:
+                        self._write(self.directory / CHECKPOINT, merged.encode())
+                same = cosigned is not None and cosigned.body == checkpoint.body
+                text = add_signatures(cosigned.text if same and cosigned else checkpoint.text, signatures)
+                better = (
+                    cosigned is None
+                    or (same and text != cosigned.text)
+                    or (
+                        checkpoint.size > cosigned.size
+                        and (policy.open(text, self._key)[1] or not policy.open(cosigned.text, self._key)[1])
+                    )
+                )
+                if better:
+                    self._write(self.directory / COSIGNED, text.encode())
+                _sync_directory(self.directory)
+            except OSError as error:
+                raise StorageError(
+                    f"The cosigned checkpoint could not be published (errno {error.errno})."
+                ) from error
 
     def _targets(
         self, files: Iterator[tuple[Tile, bytes]], touched: set[Path], completed: list[Path]
