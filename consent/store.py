@@ -21,6 +21,8 @@ __all__ = [
     "ErasureRow",
     "ErasureTransaction",
     "ErasureView",
+    "EvidenceRow",
+    "FeedRow",
     "Head",
     "InboxRow",
     "LedgerStore",
@@ -91,12 +93,42 @@ class OutboxRow(NamedTuple):
     pseudonyms: bytes | None = None
 
 
+class FeedRow(NamedTuple):
+    """A row of the outbox, and the entry of the log that it is about."""
+
+    seq: int
+    idx: int
+    subject: bytes
+    type: str
+    purposes: str
+    effective_at: int
+    recorded_at: int
+    pseudonyms: bytes | None
+    leaf: bytes
+
+
 class InboxRow(NamedTuple):
+    """What was heard: the leaf of the partner's feed log, and the pseudonyms that came with it as JSON."""
+
     partner: str
     seq: int
-    digest: bytes
     idx: int
     recorded_at: int
+    leaf: bytes
+    pseudonyms: bytes
+
+
+class EvidenceRow(NamedTuple):
+    """Two signed heads of a partner's feed log that contradict each other. `found_at` is microseconds."""
+
+    id: str
+    partner: str
+    found: str
+    heard: str
+    shown: str
+    message: bytes
+    idx: int
+    found_at: int
 
 
 class RestrictionRow(NamedTuple):
@@ -165,17 +197,18 @@ class PartnerRow:
     name: str
     vkey: str
     joined_index: int
+    removed_at: int | None = None
     sent_seq: int = 0
     acked_seq: int = 0
-    acked_size: int = 0
-    failures: int = 0
-    next_attempt_at: int = 0
-    last_error: str | None = None
+    acked_frontier: bytes | None = field(default=None, repr=False)
+    acked_at: int | None = None
     heard_seq: int = 0
-    heard_size: int = 0
-    heard_root: bytes | None = field(default=None, repr=False)
+    heard_frontier: bytes | None = field(default=None, repr=False)
     heard_checkpoint: str | None = field(default=None, repr=False)
     heard_at: int | None = None
+    enforced_seq: int = 0
+    lease: int | None = None
+    fresh_at: int | None = None
 
 
 class WitnessedRow(NamedTuple):
@@ -273,13 +306,14 @@ class StateHead(NamedTuple):
 
     The tree stands for the state after entries 0 … through-1, but for what `changed_subjects` from there
     and `removed_pairs` name. `idx` is the entry that committed to `root` (32 bytes) last, None before the
-    first; `pairs` counts the tree's pairs.
+    first; `pairs` counts the tree's pairs; `version` is the key ring's under which values are salted.
     """
 
     through: int
     idx: int | None
     pairs: int
     root: bytes
+    version: int
 
 
 class StateRootsView(Protocol):
@@ -369,11 +403,9 @@ class ErasureTransaction(Protocol):
     def forget(self, subject: bytes) -> None:
         """Delete the subject and every row of every table whose column `subject` names it.
 
-        Waiting messages to partners stay, without the handle.
+        Messages to partners stay, without the handle; the state is `remove_standings`' to clear.
         """
         ...
-
-    def clear_standings(self, subject: bytes) -> None: ...
 
     def move_aliases(self, lookups: Sequence[bytes], subject: bytes) -> None: ...
 
@@ -516,6 +548,14 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, LinksView,
         """Rows with seq > after, in order, acknowledged or not."""
         ...
 
+    def feed_rows(self, partner: str, after: int, limit: int) -> list[FeedRow]:
+        """The same with the log's entries."""
+        ...
+
+    def oldest_waiting(self, partner: str) -> int | None:
+        """`recorded_at` of the oldest row that the partner has not acknowledged."""
+        ...
+
     def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
         """(recorded_at, enforced_at, acked_at) of every row."""
         ...
@@ -528,7 +568,13 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, LinksView,
         """Those of `subjects` about whom anything was ever queued for the partner."""
         ...
 
-    def inbox(self, partner: str, first: int, last: int) -> dict[int, InboxRow]: ...
+    def inbox(self, partner: str, after: int, limit: int) -> list[InboxRow]:
+        """What was heard, with seq > after, in order."""
+        ...
+
+    def evidence(self, partner: str | None = None) -> list[EvidenceRow]:
+        """Oldest first."""
+        ...
 
     def restrictions_of(self, partner: str, pseudonyms: Sequence[bytes]) -> list[RestrictionRow]: ...
 
@@ -597,6 +643,10 @@ class LedgerTransaction(
         ...
 
     def add_inbox(self, rows: Sequence[InboxRow]) -> None: ...
+
+    def add_evidence(self, row: EvidenceRow) -> None:
+        """Keeps the first of an id."""
+        ...
 
     def put_restrictions(self, rows: Sequence[RestrictionRow]) -> None: ...
 

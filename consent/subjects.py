@@ -189,6 +189,10 @@ class SubjectVault:
         """The keyed hash that an erased person's identifier of this kind is remembered by."""
         return self._hash("suppression", kind, version)
 
+    def state_salts(self) -> tuple[KeyedHash, int]:
+        """What salts the values of the state tree (by their keys), and the version it is derived from."""
+        return self._hash("state", "salt", self._version), self._version
+
     def _hash(self, label: str, kind: str, version: int) -> KeyedHash:
         found = self._hashes.get((label, kind, version))
         if found is None:

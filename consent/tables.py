@@ -100,19 +100,22 @@ partners = sa.Table(
     sa.Column("name", _name, primary_key=True),
     sa.Column("vkey", sa.String(512), nullable=False),
     sa.Column("joined_index", sa.BigInteger, nullable=False),
-    # what this node sends: sequence numbers handed out and acknowledged, and the tree size acknowledged
+    # when the agreement ended: nothing more is queued for the partner
+    sa.Column("removed_at", sa.BigInteger, nullable=True),
+    # what this node sends: sequence numbers handed out and acknowledged, and the feed log's frontier there
     sa.Column("sent_seq", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("acked_seq", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("acked_size", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("next_attempt_at", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("last_error", sa.String(64), nullable=True),
-    # what this node has heard: the partner's newest consistent tree head
+    sa.Column("acked_frontier", sa.LargeBinary, nullable=True),
+    sa.Column("acked_at", sa.BigInteger, nullable=True),
+    # what this node has heard: size, frontier and newest signed head of the partner's feed log
     sa.Column("heard_seq", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("heard_size", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("heard_root", sa.LargeBinary, nullable=True),
+    sa.Column("heard_frontier", sa.LargeBinary, nullable=True),
     sa.Column("heard_checkpoint", sa.Text, nullable=True),
     sa.Column("heard_at", sa.BigInteger, nullable=True),
+    sa.Column("enforced_seq", sa.BigInteger, nullable=False, server_default="0"),
+    # how old what was heard last may be (null: any age), and when this node was last up to date
+    sa.Column("lease", sa.BigInteger, nullable=True),
+    sa.Column("fresh_at", sa.BigInteger, nullable=True),
 )
 outbox = sa.Table(
     "consent_outbox",
@@ -138,9 +141,10 @@ inbox = sa.Table(
     metadata,
     sa.Column("partner", _name, primary_key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("digest", sa.LargeBinary, nullable=False),
     sa.Column("idx", sa.BigInteger, nullable=False),
     sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    sa.Column("leaf", sa.LargeBinary, nullable=False),
+    sa.Column("pseudonyms", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 restrictions = sa.Table(
@@ -249,6 +253,7 @@ state_head = sa.Table(
     sa.Column("idx", sa.BigInteger, nullable=True),
     sa.Column("pairs", sa.BigInteger, nullable=False),
     sa.Column("root", sa.LargeBinary, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
 )
 state_removed = sa.Table(
     "consent_state_removed",
@@ -271,4 +276,19 @@ links = sa.Table(
     sa.Column("revoked_at", sa.BigInteger, nullable=True),
     sa.Index("consent_links_person", "person"),
     sa.Index("consent_links_created", "created_at", "id"),
+)
+feed_evidence = sa.Table(
+    "consent_feed_evidence",
+    metadata,
+    # two heads of one partner's feed log, both signed by it, that cannot both be true; `message` is what
+    # the second came in
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("partner", _name, nullable=False),
+    sa.Column("found", sa.String(32), nullable=False),
+    sa.Column("heard", sa.Text, nullable=False),
+    sa.Column("shown", sa.Text, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("idx", sa.BigInteger, nullable=False),
+    sa.Column("found_at", sa.BigInteger, nullable=False),
+    sa.Index("consent_feed_evidence_partner", "partner"),
 )

@@ -19,14 +19,14 @@ from pathlib import Path
 from consent.checkpoint import Checkpoint, open_checkpoint
 from consent.encoding import Leaf, is_leaf, to_micros
 from consent.errors import InvalidNote
-from consent.history import checked, fact_from, openings_of
+from consent.history import checked, fact_from, is_decision, missing_named, openings_of
 from consent.ledger import Ledger
 from consent.merkle import EMPTY_ROOT, HASH_SIZE
 from consent.notes import MAX_NOTE, VerifierKey
-from consent.recording import IDENTIFIERS
 from consent.state import Standing, fold
+from consent.state_roots import check_state_tree
 from consent.store import EntryRow, LedgerView, RestrictionRow, StandingKey
-from consent.subjects import PSEUDONYM, Opening, unpack_identifiers
+from consent.subjects import PSEUDONYM, Opening
 from consent.tiles import (
     TILE_HEIGHT,
     TILE_WIDTH,
@@ -273,6 +273,7 @@ def verify_ledger(ledger: Ledger) -> LogReport:
             facts = _check_payloads(ledger, view)
             _check_state(view, facts)
             _check_aliases(ledger, view)
+            check_state_tree(ledger.vault, view)
             size = view.head().size
     except Tampered as error:
         return LogReport(Outcome.TAMPERED, error.detail, ledger.origin)
@@ -308,10 +309,13 @@ def _check_entries(view: LedgerView) -> None:
 def _check_payloads(
     ledger: Ledger, view: LedgerView
 ) -> dict[bytes, list[tuple[Leaf, int, dict[str, object]]]]:
-    """Every side row opens, and matches its entries one to one; returns the decisions of each subject."""
+    """Every side row opens, and matches its entries one to one; returns the decisions of each subject.
+
+    Only an erasure or a restore accounts for entries that no longer open: those that it names.
+    """
     head = view.head()
     found: dict[bytes, list[tuple[Leaf, int, dict[str, object]]]] = {}
-    covered = 0
+    covered, gone = bytearray(head.size), bytearray(head.size)
     entry = _entry_reader(view)
     for row in view.sides(0, head.size):
         openings: list[Opening] = openings_of(view, ledger.vault, row)
@@ -321,11 +325,19 @@ def _check_payloads(
                 raise Tampered("A sealed payload belongs to no entry.", code="bad_side_record")
             leaf = Leaf.from_bytes(found_entry.leaf)
             body = checked(leaf, opening)
-            covered += 1
-            if row.subject is not None:
+            if covered[opening.idx]:
+                raise Tampered("An entry has two sealed payloads.", code="bad_side_record")
+            covered[opening.idx] = 1
+            if row.subject is None:
+                for first, last in missing_named(leaf.type, opening.idx, body):
+                    gone[first : last + 1] = b"\x01" * (last + 1 - first)
+            elif is_decision(leaf.type):
                 found.setdefault(row.subject, []).append((leaf, opening.idx, body))
-    if covered != head.size:
-        raise Tampered("Some entries have no sealed payload.", code="bad_side_record")
+    for there, lost in zip(covered, gone, strict=True):
+        if not there and not lost:
+            raise Tampered("Some entries have no sealed payload.", code="bad_side_record")
+        if there and lost:
+            raise Tampered("A record that was erased is there again.", code="erasure_undone")
     return found
 
 
@@ -355,9 +367,9 @@ def _check_state(view: LedgerView, facts: dict[bytes, list[tuple[Leaf, int, dict
 
 def _check_aliases(ledger: Ledger, view: LedgerView) -> None:
     counted = 0
+    merged = view.merged_subjects()
     for row in view.all_subjects():
-        key = ledger.vault.unwrap(row.handle, row.wrapped_key)
-        identifiers = unpack_identifiers(ledger.vault.open(key, row.handle, IDENTIFIERS, row.identifiers))
+        identifiers = () if row.handle in merged else ledger.vault.open_identifiers(row)
         expected = {ledger.vault.lookup(kind)(canonical): kind for kind, canonical in identifiers}
         if view.aliases_of(row.handle) != expected:
             raise Tampered("A subject's aliases are not those sealed for it.", code="state_differs")

@@ -16,8 +16,8 @@ class StateRootsView(ReadRows):
 
     def state_head(self) -> StateHead | None:
         c = t.state_head.c
-        row = self._c.execute(sa.select(c.through, c.idx, c.pairs, c.root)).one_or_none()
-        return None if row is None else StateHead(row[0], row[1], row[2], bytes(row[3]))
+        row = self._c.execute(sa.select(c.through, c.idx, c.pairs, c.root, c.version)).one_or_none()
+        return None if row is None else StateHead(row[0], row[1], row[2], bytes(row[3]), row[4])
 
     def tree_rows(self, paths: Sequence[str]) -> dict[str, bytes]:
         return {path: bytes(data) for path, data in self._in("path, data", t.state_tree, "path", paths)}
