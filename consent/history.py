@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from consent.encoding import Leaf, commitment, parse_json, parse_time
@@ -13,10 +13,20 @@ from consent.store import LedgerView, SideRow
 from consent.subjects import Opening, SubjectVault, unpack_openings
 from privacy.errors import ComityError, Misuse, Tampered
 
-__all__ = ["Recorded", "facts_of", "facts_then", "open_entry", "openings_of", "whole_record"]
+__all__ = [
+    "Recorded",
+    "facts_of",
+    "facts_then",
+    "is_decision",
+    "missing_named",
+    "open_entry",
+    "openings_of",
+    "whole_record",
+]
 
 _LIMIT = 1 << 21
 _DECISIONS = {t.value for t in (*GRANTING, *RESTRICTING)}
+_LOSING = {EventType.ERASURE_COMPLETED.value, EventType.RESTORE_PERFORMED.value}
 
 
 class Recorded(NamedTuple):
@@ -66,6 +76,28 @@ def fact_from(leaf: Leaf, index: int, body: dict[str, object]) -> Fact:
         raise Tampered("A committed payload lacks a field.", code="wrong_commitment") from error
 
 
+def is_decision(type_: str) -> bool:
+    """Whether entries of this type are facts about somebody's state."""
+    return type_ in _DECISIONS
+
+
+def missing_named(type_: str, index: int, body: Mapping[str, object]) -> list[tuple[int, int]]:
+    """The ranges (first, last) of entries that an erasure or a restore at `index` says no longer open.
+
+    Raises Tampered for ranges that are none, or that reach to `index` or beyond.
+    """
+    if type_ not in _LOSING:
+        return []
+    listed, found, after = body.get("entries"), [], -1
+    for pair in listed if isinstance(listed, list) else [None]:
+        first, last = pair if isinstance(pair, list) and len(pair) == 2 else (0, -1)
+        if not (isinstance(first, int) and isinstance(last, int) and after < first <= last < index):
+            raise Tampered("An erasure names impossible entries.", code="wrong_commitment")
+        found.append((first, last))
+        after = last
+    return found
+
+
 def open_entry(view: LedgerView, vault: SubjectVault, index: int) -> tuple[Leaf, Opening]:
     """The leaf of entry `index` and its checked opening. Raises Misuse without one, Tampered."""
     rows = view.entries(index, index + 1)
@@ -90,7 +122,7 @@ def facts_of(view: LedgerView, vault: SubjectVault, subject: bytes) -> Iterator[
         if not rows:
             raise Tampered("A stored payload has no log entry.", code="bad_side_record")
         leaf = Leaf.from_bytes(rows[0].leaf)
-        if leaf.type in _DECISIONS:
+        if is_decision(leaf.type):
             yield Recorded(fact_from(leaf, opening.idx, checked(leaf, opening)), leaf.recorded_at)
 
 

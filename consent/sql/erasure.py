@@ -73,19 +73,14 @@ class ErasureChanges(StandingsChanges):
 
     def forget(self, subject: bytes) -> None:
         for table in t.metadata.sorted_tables:
-            if _SUBJECT not in table.c:
+            if _SUBJECT not in table.c or table is t.state:
                 continue
             mine = table.c[_SUBJECT] == subject
-            if table is t.state:
-                self.clear_standings(subject)
-            elif table is t.outbox:
+            if table is t.outbox:
                 self._c.execute(sa.update(table).where(mine).values(subject=b""))
             else:
                 self._c.execute(sa.delete(table).where(mine))
         self._c.execute(sa.delete(t.subjects).where(t.subjects.c.handle == subject))
-
-    def clear_standings(self, subject: bytes) -> None:
-        self.remove_standings([subject])
 
     def move_aliases(self, lookups: Sequence[bytes], subject: bytes) -> None:
         self._c.execute(
