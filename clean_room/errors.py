@@ -17,6 +17,7 @@ ComityError
 
 from __future__ import annotations
 
+from consent.errors import ConsentStale
 from privacy.errors import (
     BadInput,
     BudgetExhausted,
@@ -64,13 +65,6 @@ class InputBelowMinimum(Refused):
     """Fewer people went in than the collaboration allows."""
 
     code = "input_below_minimum"
-
-
-class ConsentStale(Refused):
-    """Somebody in the input withdrew, or their consent ran out, while the query was under way."""
-
-    code = "consent_stale"
-    retryable = True
 
 
 class ProfileMismatch(Refused):

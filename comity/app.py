@@ -24,7 +24,7 @@ from comity.config import is_loopback
 from comity.errors import NotAuthenticated
 from comity.guards import bearer
 from comity.logs import log
-from comity.middleware import PEER_PREFIX, BodyLimit, RequestContext, SignedAnswers
+from comity.middleware import BodyLimit, RequestContext, SignedAnswers, for_partners
 from comity.node import Node
 from comity.problems import CONTENT_TYPE, problem
 from privacy.errors import BadInput, ComityError, Misuse, StorageError
@@ -122,7 +122,7 @@ def _answer(request: Request, error: ComityError, **more: object) -> Response:
     document = problem(
         error,
         instance=f"urn:uuid:{request_id}" if request_id else "",
-        from_partner=request.url.path.startswith(PEER_PREFIX),
+        from_partner=for_partners(request.url.path),
     )
     headers = {"www-authenticate": "Bearer"} if document["status"] == 401 else {}
     if error.retryable:

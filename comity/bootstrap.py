@@ -157,9 +157,9 @@ def _assemble(records: Records) -> Node:
     import federated.api
     from clean_room.group.pool import BlindingPool
     from clean_room.service import CleanRoom, Settings
+    from comity.feed_readers import FeedReaders
     from comity.guards import NodeGuards
     from comity.node import Node
-    from comity.pump import FeedPump
     from comity.witnessing import Witnessing
     from consent.feed import Feed
     from consent.routes import witness as witness_routes
@@ -206,8 +206,7 @@ def _assemble(records: Records) -> Node:
     )
     feed = Feed(ledger, signing_key=records.identity.key)
     lines = PartnerLines(records.collaborations, records.peers)
-    pump = FeedPump(feed, partial(_waiting, ledger), lines, config.jobs.feed_seconds)
-    ledger.listeners.append(pump.wake)
+    readers = FeedReaders(feed, partial(_partners, ledger), lines, records.random, config.jobs.feed_seconds)
     witnessing = Witnessing.of(records)
     ledger.listeners.append(witnessing.wake)
     metrics = _metrics(records)
@@ -219,7 +218,8 @@ def _assemble(records: Records) -> Node:
         pool=pool,
         clean_room=service,
         training=training,
-        pump=pump,
+        feed=feed,
+        readers=readers,
         witnessing=witnessing,
         metrics=metrics,
         routers=(
@@ -231,8 +231,8 @@ def _assemble(records: Records) -> Node:
     )
 
 
-def _waiting(ledger: Ledger) -> list[str]:
-    return [row.name for row in ledger.partners() if row.sent_seq > row.acked_seq]
+def _partners(ledger: Ledger) -> list[str]:
+    return [row.name for row in ledger.partners() if row.removed_at is None]
 
 
 def _metrics(records: Records) -> Metrics:

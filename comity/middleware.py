@@ -24,18 +24,23 @@ from comity.metrics import Metrics
 from comity.problems import CONTENT_TYPE, problem
 from privacy.errors import ComityError
 
-__all__ = ["PEER_PREFIX", "BodyLimit", "RequestContext", "SignedAnswers", "send_problem"]
+__all__ = ["PEER_PREFIX", "BodyLimit", "RequestContext", "SignedAnswers", "for_partners", "send_problem"]
 
 PEER_PREFIX = "/v1/peer/"
+_PARTNERS = (PEER_PREFIX, "/v1/feed")
+_STREAM = b"text/event-stream"
 
 SignAnswer = Callable[[SignedRequest, int, str, bytes], dict[str, str]]
 
 
+def for_partners(path: str) -> bool:
+    """Whether a path is one that partners call."""
+    return path.startswith(_PARTNERS)
+
+
 async def send_problem(send: Send, error: ComityError, scope: Scope) -> None:
     """Send the problem document of an error as the whole answer."""
-    document = problem(
-        error, instance=_instance(scope), from_partner=str(scope["path"]).startswith(PEER_PREFIX)
-    )
+    document = problem(error, instance=_instance(scope), from_partner=for_partners(str(scope["path"])))
     body = json.dumps(document).encode()
     headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": document["status"], "headers": headers})
@@ -153,7 +158,10 @@ class BodyLimit:
 
 
 class SignedAnswers:
-    """Signs every whole answer to a request that came signed; such an answer cannot be moved or changed."""
+    """Signs every whole answer to a request that came signed; such an answer cannot be moved or changed.
+
+    An event stream is passed on as it comes: each of its messages is signed by whoever makes it.
+    """
 
     def __init__(self, app: ASGIApp, sign: SignAnswer, public_url: str) -> None:
         self.app = app
@@ -163,7 +171,7 @@ class SignedAnswers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] != "http"
-            or not str(scope["path"]).startswith(PEER_PREFIX)
+            or not for_partners(str(scope["path"]))
             or _header(scope, b"signature") is None
         ):
             await self.app(scope, receive, send)
@@ -171,10 +179,18 @@ class SignedAnswers:
         start: Message = {}
         body = bytearray()
 
+        streaming = False
+
         async def hold(message: Message) -> None:
-            nonlocal start
+            nonlocal start, streaming
             if message["type"] == "http.response.start":
                 start = message
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                streaming = message["status"] == 200 and kind.startswith(_STREAM)
+            if streaming:
+                await send(message)
+                return
+            if message["type"] == "http.response.start":
                 return
             body.extend(message.get("body", b""))
             if not message.get("more_body", False):

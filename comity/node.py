@@ -12,12 +12,13 @@ from clean_room.service import CleanRoom
 from comity.access import AccessKeys
 from comity.config import NodeConfig
 from comity.database import check_migrated
+from comity.feed_readers import FeedReaders
 from comity.guards import NodeGuards
 from comity.identity import Identity, SignedRequest
 from comity.metrics import Metrics
-from comity.pump import FeedPump
 from comity.records import Records
 from comity.witnessing import Witnessing
+from consent.feed import Feed
 from federated.runtime import TrainingService
 
 __all__ = ["Node"]
@@ -33,7 +34,8 @@ class Node:
     pool: BlindingPool = field(repr=False)
     clean_room: CleanRoom = field(repr=False)
     training: TrainingService = field(repr=False)
-    pump: FeedPump = field(repr=False)
+    feed: Feed = field(repr=False)
+    readers: FeedReaders = field(repr=False)
     witnessing: Witnessing = field(repr=False)
     metrics: Metrics = field(repr=False)
     routers: tuple[APIRouter, ...] = field(repr=False)
@@ -67,13 +69,17 @@ class Node:
         """Begin background work: jobs, training, the feed to partners, cosigning."""
         self.clean_room.start()
         self.training.start()
-        self.pump.start()
+        self.readers.start()
         self.witnessing.start()
+
+    def leave(self) -> None:
+        """End the answers that would go on while the node runs. Quick, and safe in a signal handler."""
+        self.feed.outgoing.stop()
 
     def stop(self) -> None:
         """End background work in order; what runs is ended in a state both sides can read."""
         self.witnessing.stop()
-        self.pump.stop()
+        self.readers.stop()
         self.training.close()
         self.clean_room.close()
 

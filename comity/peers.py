@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from clean_room.addresses import check_address
-from comity.identity import Identity, check_answer
+from comity.identity import Identity, SignedRequest, check_answer
 from comity.problems import from_problem
 from consent.peers import PeerConnection, PeerResponse
 from privacy.errors import Misuse, PeerUnreachable, PeerViolation
@@ -22,6 +23,7 @@ from privacy.signing import PublicKey
 __all__ = ["HttpPeer", "Peers", "Pin"]
 
 _PROBLEM = "application/problem+json"
+_NO_BODY = "application/octet-stream"
 # What a gateway in front of a partner says in its stead; such answers cannot carry the partner's signature.
 _GATEWAY_STATUS = frozenset({502, 503, 504})
 
@@ -65,14 +67,39 @@ class HttpPeer:
         `PeerViolation` for an answer that is too large, a redirect, or not signed by the pinned key; and
         for a problem document the error it stands for, with the same code.
         """
-        if not path.startswith("/") or not path.isascii() or "#" in path:
-            raise Misuse("A path to a partner starts with a slash and is ASCII, without a fragment.")
-        url = self.base_url.rstrip("/") + path
+        url = self._url(path)
         body = bytes(body)  # callers may hand over a view of a larger buffer
         signed = self.identity.sign_request(
             method, url, body, content_type=content_type, clock=self.clock, random=self.random
         )
         status, lines, answer = self._exchange(method, url, dict(signed.headers), body, timeout)
+        return self._checked(signed, status, lines, answer)
+
+    @contextmanager
+    def stream(self, path: str, *, accept: str, idle: float = 10.0) -> Iterator[Iterator[bytes]]:
+        """As `PeerConnection.stream`."""
+        url = self._url(path)
+        signed = self.identity.sign_request(
+            "GET", url, b"", content_type=_NO_BODY, clock=self.clock, random=self.random
+        )
+        headers = {**signed.headers, "accept": accept}
+        with self._network(idle), self.client.stream("GET", url, headers=headers, timeout=idle) as response:
+            kind = response.headers.get("content-type", "").partition(";")[0].strip()
+            if response.status_code == 200 and kind == accept:
+                yield response.iter_raw()
+                return
+            lines = [(name.lower(), value) for name, value in response.headers.multi_items()]
+            self._checked(signed, response.status_code, lines, self._whole(response))
+        raise PeerViolation(f"{self.partner} does not answer with a stream.", code="not_a_stream")
+
+    def _url(self, path: str) -> str:
+        if not path.startswith("/") or not path.isascii() or "#" in path:
+            raise Misuse("A path to a partner starts with a slash and is ASCII, without a fragment.")
+        return self.base_url.rstrip("/") + path
+
+    def _checked(
+        self, signed: SignedRequest, status: int, lines: list[tuple[str, str]], answer: bytes
+    ) -> PeerResponse:
         headers = dict(lines)
         if status in _GATEWAY_STATUS and "signature" not in headers:
             raise PeerUnreachable(f"{self.partner} is behind a gateway that does not reach it ({status}).")
@@ -86,25 +113,37 @@ class HttpPeer:
     def _exchange(
         self, method: str, url: str, headers: dict[str, str], body: bytes, timeout: float
     ) -> tuple[int, list[tuple[str, str]], bytes]:
+        with (
+            self._network(timeout),
+            self.client.stream(method, url, headers=headers, content=body, timeout=timeout) as response,
+        ):
+            received = self._whole(response)
+            lines = [(name.lower(), value) for name, value in response.headers.multi_items()]
+            return response.status_code, lines, received
+
+    def _whole(self, response: httpx.Response) -> bytes:
+        received = bytearray()
+        for chunk in response.iter_raw():
+            received += chunk
+            if len(received) > self.max_response_bytes:
+                raise PeerViolation(
+                    f"The answer of {self.partner} is larger than {self.max_response_bytes} bytes.",
+                    code="response_too_large",
+                )
+        return bytes(received)
+
+    @contextmanager
+    def _network(self, timeout: float) -> Iterator[None]:
+        """What goes wrong on the way to a partner and back, as PeerUnreachable."""
         try:
-            with self.client.stream(method, url, headers=headers, content=body, timeout=timeout) as response:
-                received = bytearray()
-                for chunk in response.iter_raw():
-                    received += chunk
-                    if len(received) > self.max_response_bytes:
-                        raise PeerViolation(
-                            f"The answer of {self.partner} is larger than {self.max_response_bytes} bytes.",
-                            code="response_too_large",
-                        )
-                lines = [(name.lower(), value) for name, value in response.headers.multi_items()]
-                return response.status_code, lines, bytes(received)
+            yield
         except httpx.TimeoutException:
             raise PeerUnreachable(
                 f"{self.partner} did not answer within {timeout:g} seconds.", advice="Try again later."
             ) from None
         except httpx.HTTPError as e:
             raise PeerUnreachable(
-                f"{self.partner} cannot be reached at {urlsplit(url).netloc} ({type(e).__name__}).",
+                f"{self.partner} cannot be reached at {urlsplit(self.base_url).netloc} ({type(e).__name__}).",
                 advice="Check that its node runs and that its address in the collaboration is right.",
             ) from None
 

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -24,15 +25,18 @@ __all__ = ["serve_node"]
 class _Server(uvicorn.Server):
     """Says once that it is ready, after the sockets listen; stops by a signal without dying of it."""
 
-    def __init__(self, config: uvicorn.Config, ready_line: str) -> None:
+    def __init__(self, config: uvicorn.Config, ready_line: str, leaving: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready_line = ready_line
+        self._leaving = leaving
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # uvicorn would raise the signal again once it has stopped, before the node has been closed.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+        # Answers that go on would be waited for.
+        self._leaving()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -59,7 +63,7 @@ def serve_node(directory: Path, *, log_level: str = "info", ready_json: bool = F
                 if ready_json
                 else f"{config.name} is ready at {config.local_url}"
             )
-            server = _Server(_uvicorn(config, create_app(node)), line)
+            server = _Server(_uvicorn(config, create_app(node)), line, node.leave)
             log.info("starting", node=config.name, host=config.server.host, port=config.server.port)
             server.run(sockets=[listener])
             log.info("stopped", node=config.name)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from consent.api import Guards, create_router
     from consent.checkpoint import Checkpoint
     from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
-    from consent.feed import Enforcement, Feed, FeedStatus, Pumped
+    from consent.feed import Enforcement, Feed, FeedStatus
     from consent.gate import ConsentGate, GateResult
     from consent.imports import ImportReport, import_table
     from consent.ledger import EntryAudit, Ledger, Recorded
@@ -75,7 +75,6 @@ __all__ = [
     "PeerConnection",
     "PeerResponse",
     "PseudonymSet",
-    "Pumped",
     "PurposePolicy",
     "Reason",
     "ReceiptProof",
@@ -121,7 +120,6 @@ _HOME = {
     "PeerConnection": "peers",
     "PeerResponse": "peers",
     "PseudonymSet": "receipts",
-    "Pumped": "feed",
     "PurposePolicy": "purposes",
     "Reason": "state",
     "ReceiptProof": "receipts",

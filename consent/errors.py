@@ -2,7 +2,7 @@
 
     Misuse          UnknownPurpose, UnknownPartner, UnknownReceipt
     BadInput        TooLarge, BadTrustPolicy
-    Refused         MemberPresent, InvalidConsent
+    Refused         MemberPresent, InvalidConsent, ConsentStale
     PeerViolation   FeedGap, FeedConflict
     Tampered        InvalidProof, InvalidNote, RolledBack
     StorageError    HeadMoved, KeysRotated
@@ -16,6 +16,7 @@ from privacy.errors import BadInput, Misuse, PeerViolation, Refused, StorageErro
 
 __all__ = [
     "BadTrustPolicy",
+    "ConsentStale",
     "FeedConflict",
     "FeedGap",
     "HeadMoved",
@@ -91,6 +92,13 @@ class InvalidConsent(Refused):
     ) -> None:
         super().__init__(detail, rule=rule, advice=advice, code=code)
         self.position = position
+
+
+class ConsentStale(Refused):
+    """What is known of people's consent is too old to be acted on, or changed while it was being used."""
+
+    code = "consent_stale"
+    retryable = True
 
 
 class FeedGap(PeerViolation):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from consent.encoding import from_micros
+from consent.errors import ConsentStale
 from consent.ledger import Ledger, restricted_purposes
 from consent.purposes import ancestry
 from consent.receipts import GateEvidence, PseudonymSet
@@ -61,8 +62,8 @@ class ConsentGate:
     ) -> GateResult:
         """Decide every row of a column of canonical identifiers (binary; null rows are denied).
 
-        Everything is read from one snapshot, whose head the evidence names. Raises UnknownPurpose, and
-        BadInput for a column of another type.
+        Everything is read from one snapshot, whose head the evidence names. Raises UnknownPurpose,
+        BadInput for a column of another type, and ConsentStale when the partner's lease has expired.
         """
         if not (pa.types.is_binary(canonicals.type) or pa.types.is_large_binary(canonicals.type)):
             raise BadInput("The gate takes a binary column of canonical identifiers.")
@@ -74,6 +75,12 @@ class ConsentGate:
             head = view.head()
             allowed = self._allowed(view, head.size, (kind, purpose, partner), now)
             restricted = self._restricted(view, kind, purpose, partner)
+            if ledger.leases.expired(view.partner(partner), now):
+                raise ConsentStale(
+                    "This partner's opt-outs have not been heard for longer than the agreed lease.",
+                    rule="lease",
+                    advice="Try again when the partner's node can be reached: see GET /v1/optouts/status.",
+                )
         lookups = ledger.vault.lookup(kind).column(rows)
         mask = np.fromiter((lookup in allowed for lookup in lookups), dtype=np.bool_, count=len(lookups))
         if restricted:

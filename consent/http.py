@@ -18,13 +18,12 @@ from starlette.exceptions import HTTPException
 from consent import schemas
 from consent.errors import TooLarge
 from consent.events import Identifier
-from consent.messages import MAX_BATCH
 from privacy.errors import BadInput
 from privacy.identifiers import Kind, Rejected, canonical
 
 __all__ = ["CarefulRoute", "Guards", "identifiers_of"]
 
-MAX_BODY = MAX_BATCH
+MAX_BODY = 4 << 20
 """Bytes of a request body."""
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from consent import partnership
 from consent.checkpoint import Checkpoint
 from consent.encoding import canonical_json, from_micros, parse_json, to_micros
 from consent.errors import KeysRotated, UnknownPartner, UnknownReceipt
 from consent.events import Event, EventType, Identifier, withdraw
 from consent.history import facts_of, facts_then, open_entry, whole_record
+from consent.lease import Leases
 from consent.log import TransparencyLog
 from consent.notes import NoteSigner, VerifierKey
 from consent.peers import PairKeys
@@ -27,7 +29,7 @@ from consent.receipts import (
     ReceiptProof,
     UseReceipt,
 )
-from consent.recording import IDENTIFIERS, DecisionWork, SystemWork, purposes_checked, standing_withdrawals
+from consent.recording import IDENTIFIERS, DecisionWork, SystemWork
 from consent.sql import SqlStore
 from consent.state import Decision, Reason, Standing, StateKey, decide, fold
 from consent.static import StaticLog
@@ -42,7 +44,8 @@ from consent.store import (
 )
 from consent.subjects import KeyedHash, SubjectVault, unpack_identifiers
 from consent.suppression import suppressed
-from privacy.errors import BadInput, Misuse
+from consent.validation import checked
+from privacy.errors import Misuse
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
 
@@ -122,6 +125,7 @@ class Ledger:
         self.log = TransparencyLog(
             store, NoteSigner(self.key, signing_key.sign_raw), clock=clock, random=random, static=static
         )
+        self.leases = Leases()
         self._members: dict[str, PseudonymSet] = {}
         self.listeners: list[Callable[[], None]] = []
         """Called after decisions were recorded, in the recording thread; must be quick."""
@@ -197,23 +201,15 @@ class Ledger:
     def record(self, events: Sequence[Event], *, imported: bool = False) -> Recorded:
         """Write decisions: all of them, durable and published when this returns, or none.
 
-        `imported` says that they come from a list, which cannot bring back anybody erased. Raises
-        UnknownPurpose, BadInput (an effective time in the future), Suppressed, StorageError.
+        What the policy knows about a notice is filled in (`consent.validation`). `imported` says that they
+        come from a list, which cannot bring back anybody erased. Raises UnknownPurpose, BadInput (an
+        effective time in the future), InvalidConsent, Suppressed, StorageError.
         """
-        self.validate(events)
-        return self.append_decisions(events, imported=imported)
+        return self.append_decisions(self.validate(events), imported=imported, ordered=True)
 
-    def validate(self, events: Sequence[Event]) -> None:
-        """What `record` checks before it writes anything."""
-        if not events:
-            raise BadInput("There is nothing to record.")
-        purposes_checked(self.policy, events)
-        latest = self.clock() + SKEW
-        for event in events:
-            if event.effective_at is not None:
-                to_micros(event.effective_at)
-                if event.effective_at > latest:
-                    raise BadInput("An event cannot take effect in the future.", code="future_event")
+    def validate(self, events: Sequence[Event]) -> list[Event]:
+        """What `record` checks before it writes anything; the events as it would record them."""
+        return checked(self.policy, events, self.clock() + SKEW)
 
     def append_decisions(
         self,
@@ -222,14 +218,22 @@ class Ledger:
         propagate: bool = True,
         after: Callable[[LedgerTransaction, int, int], None] | None = None,
         imported: bool = False,
+        ordered: bool = False,
     ) -> Recorded:
-        """As `record` for events already validated; `after` writes more in the same transaction."""
+        """As `record` for events already validated; `after` writes more in the same transaction.
+
+        `ordered` refuses what does not fit the history of its person (`consent.sequence`).
+        """
         done = self.log.append(
-            DecisionWork(events, self.vault, self.policy, self.random, propagate, after, imported)
+            DecisionWork(events, self.vault, self.policy, self.random, propagate, after, imported, ordered)
         )
+        self.announce()
+        return Recorded(done.first, done.count, done.checkpoint.size, done.checkpoint.text)
+
+    def announce(self) -> None:
+        """Let the listeners know that partners may have to be told something."""
         for listener in self.listeners:
             listener()
-        return Recorded(done.first, done.count, done.checkpoint.size, done.checkpoint.text)
 
     def record_system(
         self,
@@ -262,32 +266,23 @@ class Ledger:
         }
         self.record_system(EventType.POLICY_PUBLISHED, fields, keep)
 
-    def join_partner(self, name: str, vkey: str) -> None:
+    def join_partner(self, name: str, vkey: str, lease: timedelta | None = None) -> None:
         """Pin a partner's log key and start the feed with them; to be called for each new agreement.
 
         What was withdrawn before is queued for them first. A partner who comes back is told again: a new
         agreement brings a new pair key, under which nothing they were told before can be recognised.
-        Raises Misuse for a malformed vkey, or when the partner joined with another key.
+        `lease` is how old the newest message heard from them may be for anybody to be used with them (None:
+        any age). Raises Misuse for a malformed vkey, or when the partner joined with another key.
         """
-        VerifierKey.from_text(vkey)
-        with self.store.read() as view:
-            known = view.partner(name)
-        if known is not None:
-            if known.vkey != vkey:
-                raise Misuse("This partner joined with another log key.", code="partner_key_changed")
-            with self.store.write() as tx:
-                row = tx.partner(name) or known
-                waiting = standing_withdrawals(tx, name, self.policy, self.now(tx), row.sent_seq)
-                tx.add_outbox(waiting)
-                tx.put_partner(replace(row, sent_seq=row.sent_seq + len(waiting), next_attempt_at=0))
-            return
+        partnership.join(self, name, vkey, lease)
 
-        def keep(tx: LedgerTransaction, first: int, now: int) -> None:
-            waiting = standing_withdrawals(tx, name, self.policy, now)
-            tx.put_partner(PartnerRow(name, vkey, first, sent_seq=len(waiting)))
-            tx.add_outbox(waiting)
+    def remove_partner(self, name: str, fields: Mapping[str, object]) -> None:
+        """Record that the agreement with a partner has ended; nothing is queued for them from then on."""
+        partnership.remove(self, name, fields)
 
-        self.record_system(EventType.PARTNER_JOINED, {"partner": name, "vkey": vkey}, keep)
+    def rotated_key(self, name: str, fields: Mapping[str, object]) -> None:
+        """Record that another key is shared with a partner; what stands is told again under it."""
+        partnership.rotate(self, name, fields)
 
     def partners(self) -> list[PartnerRow]:
         with self.store.read() as view:
@@ -344,6 +339,8 @@ class Ledger:
                     (Decision(False, Reason.ERASED, r.erased_at, r.idx) for r in gone.values()), decision
                 )
             rows = view.restrictions(partner, kind, ancestry(purpose)) if decision.allowed else []
+            if decision.allowed and moment >= now and self.leases.expired(view.partner(partner), now):
+                return Decision(False, Reason.LEASE_EXPIRED)
         rows = [row for row in rows if (row.restricted_at or 0) <= moment]
         if rows:
             key = self.pair_keys.pair_key(partner) if self.pair_keys else None

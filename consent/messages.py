@@ -1,8 +1,11 @@
-"""The messages of the opt-out feed: strict to read, canonical to write.
+"""The messages of the opt-out feed: strict to read, canonical to write, each signed by who sends it.
 
-A batch carries, per opt-out, the pseudonyms that only the two partners can compute, the log entry that
-recorded it, and the entry's proof in the sender's signed checkpoint. An acknowledgement is signed by the
-receiver and says up to where, and since when, it enforces.
+A feed message carries new leaves of the feed log, beside each the pseudonyms that only the two partners can
+compute, and the feed's signed checkpoint; without leaves it is a heartbeat. It is signed whole, and bound to
+the connection it is sent on: `nonce` is the reader's own, `counter` starts at 0 and goes up by one, and
+`elapsed` says how long after the request this was read from the ledger. So no message can be replayed,
+reordered, left out, or passed off as fresher than it is. An acknowledgement is signed by the reader and says
+up to where, and since when, it enforces.
 """
 
 from __future__ import annotations
@@ -10,22 +13,42 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 from consent.encoding import canonical_json, parse_json, parse_time, render_time
-from consent.events import GRANTING, RESTRICTING, EventType
-from consent.proofs import from_base64, integer_from, path_from, to_base64
+from consent.feed_log import MAX_FEED_LEAF
+from consent.proofs import from_base64, integer_from, to_base64
 from privacy.errors import ComityError, PeerViolation
 
-__all__ = ["ACK_CONTEXT", "MAX_BATCH", "Acknowledgement", "FeedBatch", "FeedItem"]
+__all__ = [
+    "ACK_CONTEXT",
+    "MAX_MESSAGE",
+    "MAX_PSEUDONYMS",
+    "MESSAGE_CONTEXT",
+    "Acknowledgement",
+    "FeedItem",
+    "FeedMessage",
+    "is_nonce",
+    "pack_pseudonyms",
+    "unpack_pseudonyms",
+]
 
-MAX_BATCH = 4 << 20  # bytes
+MAX_MESSAGE = 4 << 20  # bytes
 MAX_ITEMS = 1_000
-MAX_PSEUDONYMS = 1_024  # of one kind, for one person
+MAX_PSEUDONYMS = 16_384
+"""In one message; somebody with more is told of in several."""
+MESSAGE_CONTEXT = "feed-message"
 ACK_CONTEXT = "delivery-ack"
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
-_TYPES = {t.value for t in (*GRANTING, *RESTRICTING)}
+_NONCE = re.compile(r"[A-Za-z0-9_\-]{16,64}", re.ASCII)
+
+Pseudonyms = Mapping[str, tuple[bytes, ...]]
+"""Kind of identifier → 32-byte pseudonyms."""
+
+
+def is_nonce(text: str) -> bool:
+    """16 to 64 letters, digits, hyphens and underscores."""
+    return _NONCE.fullmatch(text) is not None
 
 
 def _wrong(what: str) -> PeerViolation:
@@ -44,129 +67,144 @@ def _text(value: object, what: str, limit: int = 512) -> str:
     return value
 
 
+def _pseudonyms_to(pseudonyms: Pseudonyms) -> dict[str, list[str]]:
+    return {kind: [to_base64(p) for p in found] for kind, found in pseudonyms.items()}
+
+
+def _pseudonyms_from(value: object, most: int = MAX_PSEUDONYMS) -> dict[str, tuple[bytes, ...]]:
+    if not isinstance(value, dict) or len(value) > 32:
+        raise _wrong("pseudonyms are not given by kind")
+    found = {}
+    for kind, values in value.items():
+        if _KIND.fullmatch(kind) is None or not isinstance(values, list) or not values:
+            raise _wrong("pseudonyms are not given by kind")
+        most -= len(values)
+        if most < 0:
+            raise _wrong("it names too many pseudonyms")
+        found[kind] = tuple(from_base64(v, size=32) for v in values)
+    return found
+
+
+def pack_pseudonyms(pseudonyms: Pseudonyms) -> bytes:
+    """As JSON, for storage."""
+    return canonical_json(_pseudonyms_to(pseudonyms))
+
+
+def unpack_pseudonyms(data: bytes) -> dict[str, tuple[bytes, ...]]:
+    """Inverse of `pack_pseudonyms`."""
+    return _pseudonyms_from(parse_json(data, limit=1 << 30), 1 << 24)
+
+
 @dataclass(frozen=True, slots=True)
 class FeedItem:
-    """One decision. `pseudonyms` maps an identifier kind to 32-byte pseudonyms; times are microseconds."""
+    """A leaf of the feed log (`consent.feed_log.FeedLeaf`) and whom it is about.
 
-    seq: int
-    index: int
-    entry: bytes
-    path: tuple[bytes, ...]
-    type: EventType
-    purposes: tuple[str, ...]
-    effective_at: int
-    pseudonyms: Mapping[str, tuple[bytes, ...]] = field(repr=False)
+    Without pseudonyms it is about somebody erased here since, whom nobody can name any more.
+    """
 
-    def digest(self) -> bytes:
-        """Of what the log entry fixes.
-
-        The path depends on the tree size it was made for, the pseudonyms on the identifiers known and the
-        pair key agreed when the item is sent: both may be others when it is sent again.
-        """
-        body = self.to_dict()
-        return sha256(canonical_json({k: v for k, v in body.items() if k not in _VARYING})).digest()
+    leaf: bytes
+    pseudonyms: Pseudonyms = field(repr=False)
 
     def to_dict(self) -> dict[str, object]:
-        return {
-            "seq": self.seq,
-            "index": self.index,
-            "entry": to_base64(self.entry),
-            "path": [to_base64(p) for p in self.path],
-            "type": self.type.value,
-            "purposes": list(self.purposes),
-            "effective_at": render_time(self.effective_at),
-            "pseudonyms": {kind: [to_base64(p) for p in found] for kind, found in self.pseudonyms.items()},
-        }
+        return {"leaf": to_base64(self.leaf), "pseudonyms": _pseudonyms_to(self.pseudonyms)}
 
     @classmethod
     def from_dict(cls, value: object) -> FeedItem:
-        body = _object(value, set(_ITEM), "an item")
-        purposes, pseudonyms = body["purposes"], body["pseudonyms"]
-        if not isinstance(purposes, list) or not 1 <= len(purposes) <= 256:
-            raise _wrong("an item needs purposes")
-        if not isinstance(pseudonyms, dict) or not 1 <= len(pseudonyms) <= 8:
-            raise _wrong("an item needs pseudonyms")
-        if body["type"] not in _TYPES:
-            raise _wrong("an item is not a decision")
-        found = {}
-        for kind, values in pseudonyms.items():
-            if not isinstance(values, list) or not 1 <= len(values) <= MAX_PSEUDONYMS:
-                raise _wrong("an item needs pseudonyms")
-            if _KIND.fullmatch(kind) is None:
-                raise _wrong("a kind of identifier is not a name")
-            found[kind] = tuple(from_base64(v, size=32) for v in values)
-        return cls(
-            integer_from(body["seq"]),
-            integer_from(body["index"]),
-            from_base64(body["entry"]),
-            path_from(body["path"]),
-            EventType(body["type"]),
-            tuple(_text(p, "a purpose", 160) for p in purposes),
-            parse_time(_text(body["effective_at"], "a time")),
-            found,
-        )
-
-
-_VARYING = ("path", "pseudonyms")
-_ITEM = ("seq", "index", "entry", "path", "type", "purposes", "effective_at", "pseudonyms")
+        body = _object(value, {"leaf", "pseudonyms"}, "an item")
+        leaf = from_base64(body["leaf"])
+        if len(leaf) > MAX_FEED_LEAF:
+            raise _wrong("a leaf is too large")
+        return cls(leaf, _pseudonyms_from(body["pseudonyms"]))
 
 
 @dataclass(frozen=True, slots=True)
-class FeedBatch:
-    """What one POST carries. `old_size` is the tree size that `consistency` starts from."""
+class FeedMessage:
+    """Times are microseconds. `ahead` are pseudonyms of the leaf that comes first in a later message.
+
+    `acked` is up to where the sender holds acknowledgements; `more` says that it has more to tell already.
+    """
 
     sender: str
     receiver: str
-    old_size: int
-    consistency: tuple[bytes, ...]
+    nonce: str
+    counter: int
+    at: int
+    elapsed: int
+    acked: int
+    more: bool
     checkpoint: str = field(repr=False)
-    items: tuple[FeedItem, ...] = field(repr=False)
+    items: tuple[FeedItem, ...] = field(default=(), repr=False)
+    ahead: Pseudonyms = field(default_factory=dict, repr=False)
 
-    def to_bytes(self) -> bytes:
-        return canonical_json(
-            {
-                "v": 1,
-                "from": self.sender,
-                "to": self.receiver,
-                "old_size": self.old_size,
-                "consistency": [to_base64(p) for p in self.consistency],
-                "checkpoint": self.checkpoint,
-                "items": [item.to_dict() for item in self.items],
-            }
-        )
+    def signed_part(self) -> bytes:
+        return canonical_json(self.to_dict())
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "v": 1,
+            "from": self.sender,
+            "to": self.receiver,
+            "nonce": self.nonce,
+            "counter": self.counter,
+            "at": render_time(self.at),
+            "elapsed": self.elapsed,
+            "acked": self.acked,
+            "more": self.more,
+            "checkpoint": self.checkpoint,
+            "items": [item.to_dict() for item in self.items],
+            "ahead": _pseudonyms_to(self.ahead),
+        }
+
+    def to_bytes(self, signature: bytes) -> bytes:
+        """One line of JSON."""
+        return canonical_json({"message": self.to_dict(), "signature": to_base64(signature)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> FeedBatch:
-        """Raises PeerViolation for anything but a well-formed batch with ascending sequence numbers."""
+    def from_bytes(cls, data: bytes) -> tuple[FeedMessage, bytes]:
+        """The message and its signature, not yet verified. Raises PeerViolation."""
         try:
-            fields = {"v", "from", "to", "old_size", "consistency", "checkpoint", "items"}
-            body = _object(parse_json(data, limit=MAX_BATCH), fields, "the batch")
-            items = body["items"]
-            if body["v"] != 1 or not isinstance(items, list) or not 1 <= len(items) <= MAX_ITEMS:
-                raise _wrong("unknown version, or no items, or too many")
-            batch = cls(
+            outer = _object(parse_json(data, limit=MAX_MESSAGE), {"message", "signature"}, "the message")
+            body = _object(outer["message"], _MESSAGE, "the message")
+            items, nonce = body["items"], _text(body["nonce"], "the nonce", 64)
+            if body["v"] != 1 or not isinstance(items, list) or len(items) > MAX_ITEMS:
+                raise _wrong("unknown version, or too many items")
+            if not isinstance(body["more"], bool) or not is_nonce(nonce):
+                raise _wrong("a field is of the wrong type")
+            found = cls(
                 _text(body["from"], "the sender"),
                 _text(body["to"], "the receiver"),
-                integer_from(body["old_size"]),
-                path_from(body["consistency"]),
+                nonce,
+                integer_from(body["counter"]),
+                parse_time(_text(body["at"], "a time")),
+                integer_from(body["elapsed"]),
+                integer_from(body["acked"]),
+                body["more"],
                 _text(body["checkpoint"], "the checkpoint", 1 << 16),
                 tuple(FeedItem.from_dict(item) for item in items),
+                _pseudonyms_from(body["ahead"]),
             )
+            return found, from_base64(outer["signature"], size=64)
         except PeerViolation:
             raise
         except ComityError as error:
             raise PeerViolation(
                 f"The partner's feed message is malformed: {error.detail}", code="feed_malformed"
             ) from error
-        first = batch.items[0].seq
-        if first < 1 or any(item.seq != first + i for i, item in enumerate(batch.items)):
-            raise _wrong("its sequence numbers have gaps")
-        return batch
+
+
+_MESSAGE = {
+    "v", "from", "to", "nonce", "counter", "at", "elapsed", "acked", "more", "checkpoint", "items", "ahead",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """`delivery.ack`: what was received of whose log, and since when it is enforced (microseconds)."""
+    """`delivery.ack`: what was received of whose feed, and since when it is enforced (microseconds).
+
+    Entries `first_seq` to `seq` are covered; `size` and `root` are the feed log's up to `seq`. The first of
+    them came at `received_at`, and all of them were enforced by `enforced_at`, `jobs_affected` jobs having
+    been stopped or told. `log_size` and `log_root` are of the reader's own log.
+    """
 
     sender: str
     receiver: str

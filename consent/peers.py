@@ -5,7 +5,8 @@ The contracts are stated here, beside their consumers; the rooms above satisfy t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +43,18 @@ class PeerConnection(Protocol):
 
         Raises PeerUnreachable when no answer came. A problem document comes back re-raised as the error
         of its `code` (Refused, PeerViolation, …); every other answer returned here is 2xx.
+        """
+        ...
+
+    def stream(
+        self, path: str, *, accept: str, idle: float = 10.0
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """One signed GET whose 200 answer is read while it is being made; iterate the chunks inside.
+
+        Such an answer carries no signature of its own: what comes in it must. Leaving the block ends the
+        connection. Raises PeerUnreachable when no answer came, when nothing came for `idle` seconds, and
+        when the connection broke; ends quietly when the partner ended it. Other answers are treated as by
+        `request`; one of another media type than `accept` is a PeerViolation (`not_a_stream`).
         """
         ...
 

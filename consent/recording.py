@@ -20,7 +20,8 @@ from consent.events import (
 )
 from consent.linkage import carried, related, restricted_for, stands
 from consent.log import Staged
-from consent.purposes import EVERY_PURPOSE, PurposePolicy
+from consent.purposes import PurposePolicy
+from consent.sequence import in_sequence
 from consent.state import Fact, Standing, StateKey, step
 from consent.store import (
     LedgerTransaction,
@@ -47,7 +48,6 @@ __all__ = [
     "PAYLOADS",
     "DecisionWork",
     "SystemWork",
-    "purposes_checked",
     "standing_withdrawals",
 ]
 
@@ -192,7 +192,10 @@ class _Subjects:
 
 @dataclass(frozen=True)
 class DecisionWork:
-    """Decisions of people, validated beforehand. `after` writes what the caller needs beside them."""
+    """Decisions of people, validated beforehand. `after` writes what the caller needs beside them.
+
+    `ordered` refuses what does not fit the history of its person (`consent.sequence`).
+    """
 
     events: Sequence[Event] = field(repr=False)
     vault: SubjectVault
@@ -201,6 +204,7 @@ class DecisionWork:
     propagate: bool = True
     after: After | None = None
     imported: bool = False
+    ordered: bool = False
 
     def stage(self, tx: LedgerTransaction, first: int, now: int) -> list[Staged]:
         if tx.lookup_version() != self.vault.version:
@@ -225,6 +229,9 @@ class DecisionWork:
             openings[handle].append(Opening(first + i, salt, payload))
             staged.append(Staged(event.type.value, commitment(salt, payload), policy_hash, side))
             facts.append((handle, fact))
+        if self.ordered:
+            people = [(handle, e, f) for (handle, e), (_, f) in zip(decided, facts, strict=True)]
+            in_sequence(tx, self.events, people, set(subjects.new))
         tx.add_sides(
             [
                 SideRow(
@@ -278,6 +285,8 @@ def _queue(
     refused = list(dict.fromkeys(h for h, f in facts if f.type in RESTRICTING and f.type not in PROPAGATED))
     agreed = tx.standings_of(refused) if refused and tx.partners() else {}
     for partner in tx.partners():
+        if partner.removed_at is not None:
+            continue
         about = [(h, f) for h, f in facts if f.partner in ("*", partner.name)]
         asking = [h for h, f in about if f.type not in PROPAGATED and h not in new]
         told = tx.told(partner.name, list(dict.fromkeys(asking))) if asking else set()
@@ -380,14 +389,3 @@ class SystemWork:
         if self.after is not None:
             self.after(tx, first, now)
         return [Staged(self.type.value, commitment(salt, payload), self.policy_hash, first)]
-
-
-def purposes_checked(policy: PurposePolicy, events: Sequence[Event]) -> None:
-    """Raises UnknownPurpose for the first event whose purpose its tree version does not hold."""
-    seen: set[tuple[str, int | None]] = set()
-    for event in events:
-        key = (event.purpose, event.purpose_version)
-        if key not in seen:
-            if event.purpose != EVERY_PURPOSE:
-                policy.require(*key)
-            seen.add(key)

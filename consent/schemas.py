@@ -82,17 +82,31 @@ class LatencyAnswer(_Strict):
     longest: float
 
 
+class EvidenceAnswer(_Strict):
+    found: str = Field(examples=["split_view"])
+    heard: str
+    shown: str
+    index: int
+    found_at: datetime
+
+
 class DeliveryAnswer(_Strict):
     partner: str
-    queued: int
+    connected: bool = Field(description="The partner reads this node's feed now.")
+    queued: int = Field(description="Opt-outs the partner has not acknowledged.")
+    oldest_waiting: datetime | None
     delivered: int
-    failures: int
-    last_error: str | None
-    next_attempt_at: datetime | None
+    last_error: str | None = Field(description="Why the partner could not be told when it asked last.")
+    acknowledged_at: datetime | None
     enforced: LatencyAnswer | None
     acknowledged: LatencyAnswer | None
-    heard_size: int
+    heard: int = Field(description="Opt-outs heard from the partner.")
     heard_at: datetime | None
+    heard_age_seconds: float | None = Field(description="Age of the newest message heard.")
+    lease_seconds: float | None = Field(description="How old it may be; null: any age.")
+    lease_expired: bool = Field(description="Nobody may be used with the partner now.")
+    removed: bool = Field(description="The agreement has ended.")
+    evidence: list[EvidenceAnswer] = Field(description="Heads the partner signed that cannot both be true.")
 
 
 class OptOutStatus(_Strict):

@@ -113,6 +113,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     NOT_COVERED = "not_covered"
     RESTRICTED_BY_PARTNER = "restricted_by_partner"
+    LEASE_EXPIRED = "lease_expired"
     ERASED = "erased"
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from consent import tables as t
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import InboxRow, OutboxRow, PartnerRow, RestrictionRow
+from consent.store import EvidenceRow, FeedRow, InboxRow, OutboxRow, PartnerRow, RestrictionRow
 
 
 class ExchangeView(ReadRows):
@@ -55,6 +55,37 @@ class ExchangeView(ReadRows):
         )
         return [_outbox(row) for row in self._c.execute(query).mappings()]
 
+    def feed_rows(self, partner: str, after: int, limit: int) -> list[FeedRow]:
+        c, e = t.outbox.c, t.entries.c
+        query = (
+            sa.select(
+                c.seq,
+                c.idx,
+                c.subject,
+                c.type,
+                c.purposes,
+                c.effective_at,
+                c.recorded_at,
+                c.pseudonyms,
+                e.leaf,
+            )
+            .join_from(t.outbox, t.entries, c.idx == e.idx)
+            .where(c.partner == partner, c.seq > after)
+            .order_by(c.seq)
+            .limit(limit)
+        )
+        return [
+            FeedRow(*row)._replace(subject=bytes(row.subject), leaf=bytes(row.leaf))
+            for row in self._c.execute(query)
+        ]
+
+    def oldest_waiting(self, partner: str) -> int | None:
+        c = t.outbox.c
+        acked = sa.select(t.partners.c.acked_seq).where(t.partners.c.name == partner).scalar_subquery()
+        query = sa.select(sa.func.min(c.recorded_at)).where(c.partner == partner, c.seq > acked)
+        found: int | None = self._c.execute(query).scalar_one()
+        return found
+
     def undelivered(self, subject: bytes) -> list[OutboxRow]:
         c = t.outbox.c
         query = sa.select(*c).where(c.subject == subject, c.acked_at.is_(None)).order_by(c.partner, c.seq)
@@ -69,11 +100,23 @@ class ExchangeView(ReadRows):
         rows = self._in("subject, partner", t.outbox, "subject", subjects)
         return {bytes(subject) for subject, who in rows if who == partner}
 
-    def inbox(self, partner: str, first: int, last: int) -> dict[int, InboxRow]:
+    def inbox(self, partner: str, after: int, limit: int) -> list[InboxRow]:
         c = t.inbox.c
-        query = sa.select(*t.inbox.c).where(c.partner == partner, c.seq >= first, c.seq <= last)
-        rows = self._c.execute(query).mappings()
-        return {row["seq"]: InboxRow(**row)._replace(digest=bytes(row["digest"])) for row in rows}
+        query = sa.select(*c).where(c.partner == partner, c.seq > after).order_by(c.seq).limit(limit)
+        return [
+            InboxRow(**row)._replace(leaf=bytes(row["leaf"]), pseudonyms=bytes(row["pseudonyms"]))
+            for row in self._c.execute(query).mappings()
+        ]
+
+    def evidence(self, partner: str | None = None) -> list[EvidenceRow]:
+        c = t.feed_evidence.c
+        query = sa.select(*c).order_by(c.found_at)
+        if partner is not None:
+            query = query.where(c.partner == partner)
+        return [
+            EvidenceRow(**row)._replace(message=bytes(row["message"]))
+            for row in self._c.execute(query).mappings()
+        ]
 
 
 class ExchangeChanges(WriteRows):
@@ -105,12 +148,20 @@ class ExchangeChanges(WriteRows):
     def add_inbox(self, rows: Sequence[InboxRow]) -> None:
         self._insert(t.inbox, [column.name for column in t.inbox.columns], rows)
 
+    def add_evidence(self, row: EvidenceRow) -> None:
+        c = t.feed_evidence.c
+        if self._c.execute(sa.select(c.id).where(c.id == row.id)).one_or_none() is None:
+            self._insert(t.feed_evidence, EvidenceRow._fields, [row])
+
     def put_restrictions(self, rows: Sequence[RestrictionRow]) -> None:
         self._upsert(t.restrictions, [row._asdict() for row in rows])
 
 
 def _outbox(row: Any) -> OutboxRow:
-    return OutboxRow(**row)._replace(subject=bytes(row["subject"]))
+    sealed = row["pseudonyms"]
+    return OutboxRow(**row)._replace(
+        subject=bytes(row["subject"]), pseudonyms=None if sealed is None else bytes(sealed)
+    )
 
 
 def _restriction(row: Any) -> RestrictionRow:
