@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ _FORMAT = "comity-keyring-1"
 _MAGIC = b"CKS1"  # Comity key ring, sealed, layout 1
 _SALT, _NONCE, _TAG = 16, 12, 16
 _HEADER = len(_MAGIC) + 4 + _SALT + _NONCE
+_HEADER_LENGTH = _HEADER.to_bytes(4, "big")
+_SHARED = 1 << 16  # messages sealed under one salt
+_KEPT = 256  # ciphers kept for opening
 _SEAL_LABEL = "comity/keyring/seal/v1"
 _WRAP_LABEL = b"comity/keyring/wrap/v1\x00"
 
@@ -62,12 +66,54 @@ def label_bytes(*labels: str | bytes) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
+def _bound(header: bytes, aad: bytes) -> bytes:
+    """`label_bytes(header, aad)`, the header's length being known."""
+    return _HEADER_LENGTH + header + len(aad).to_bytes(4, "big") + aad
+
+
+class _Ciphers:
+    """Message keys that are in use: deriving one costs five times as much as sealing with it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, bytes], AESGCM] = {}
+        self._sealing: tuple[int, bytes, AESGCM] | None = None
+        self._left = 0
+        self._process = 0
+        self._lock = threading.Lock()
+
+    def sealing(self, ring: KeyRing) -> tuple[bytes, AESGCM]:
+        """The part of the header before the nonce, and the cipher that belongs to it."""
+        version, process = ring.version, os.getpid()
+        with self._lock:
+            kept = self._sealing
+            # A forked process draws its own salt, so that no two share one beyond the limit.
+            if kept is None or kept[0] != version or not self._left or self._process != process:
+                salt = ring._random(_SALT)
+                header = _MAGIC + version.to_bytes(4, "big") + salt
+                kept = self._sealing = (version, header, ring._cipher(version, salt))
+                self._left, self._process = _SHARED, process
+            self._left -= 1
+            return kept[1], kept[2]
+
+    def opening(self, ring: KeyRing, version: int, salt: bytes) -> AESGCM:
+        """The cipher for a version and a salt."""
+        found = self._known.get((version, salt))
+        if found is None:
+            found = ring._cipher(version, salt)
+            with self._lock:
+                while len(self._known) >= _KEPT:
+                    self._known.pop(next(iter(self._known)))
+                self._known[version, salt] = found
+        return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyRing:
     """A node's own keys, kept in one owner-only file. Satisfies `KeyManagement`."""
 
     _roots: Mapping[int, bytes] = field(repr=False)
     _random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
+    _ciphers: _Ciphers = field(default_factory=_Ciphers, init=False, repr=False)
 
     def __post_init__(self) -> None:
         sound = all(0 < v < 2**32 and len(root) == 32 for v, root in self._roots.items())
@@ -148,13 +194,14 @@ class KeyRing:
     def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
         """Encrypt and authenticate `plaintext`, and authenticate `aad`; 52 bytes longer than the input.
 
-        Layout: ``"CKS1" ‖ version (4, big-endian) ‖ salt (16) ‖ nonce (12) ‖ ciphertext ‖ tag (16)``. Each
-        message has its own AES-256 key, HKDF(root, salt), so random nonces stay safe far beyond the 2³²
-        messages that NIST SP 800-38D section 8.3 allows under one key. The header is authenticated too.
+        Layout: ``"CKS1" ‖ version (4, big-endian) ‖ salt (16) ‖ nonce (12) ‖ ciphertext ‖ tag (16)``. The
+        AES-256 key is HKDF(root, salt), and a fresh salt is drawn for every 2¹⁶ messages and by every
+        process: far below the 2³² messages with random nonces that NIST SP 800-38D section 8.3 allows
+        under one key, however many are sealed in all. The header is authenticated too.
         """
-        salt, nonce = self._random(_SALT), self._random(_NONCE)
-        header = _MAGIC + self.version.to_bytes(4, "big") + salt + nonce
-        return header + self._cipher(self.version, salt).encrypt(nonce, plaintext, label_bytes(header, aad))
+        prefix, cipher = self._ciphers.sealing(self)
+        header = prefix + self._random(_NONCE)
+        return header + cipher.encrypt(header[-_NONCE:], plaintext, _bound(header, aad))
 
     def open(self, sealed: bytes, aad: bytes = b"") -> bytes:
         """Return what was sealed with the same `aad`. Raises `Tampered` on anything else."""
@@ -166,8 +213,8 @@ class KeyRing:
             raise Tampered("This was sealed under a key that the ring does not hold.", code="bad_seal")
         salt, nonce = header[8 : 8 + _SALT], header[8 + _SALT :]
         try:
-            return self._cipher(version, salt).decrypt(
-                nonce, bytes(sealed[_HEADER:]), label_bytes(header, aad)
+            return self._ciphers.opening(self, version, salt).decrypt(
+                nonce, bytes(sealed[_HEADER:]), _bound(header, aad)
             )
         except InvalidTag:
             raise Tampered("The sealed data was changed, or belongs elsewhere.", code="bad_seal") from None

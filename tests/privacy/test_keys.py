@@ -161,3 +161,19 @@ def test_a_ring_does_not_show_or_pickle_itself(ring: KeyRing) -> None:
     assert repr(ring) == "KeyRing()"
     with pytest.raises(Misuse):
         pickle.dumps(ring)
+
+
+def test_a_salt_is_shared_by_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privacy.keys._SHARED", 3)
+    ring = KeyRing.from_root(bytes(32))
+    salts = [ring.seal(b"m")[8:24] for _ in range(9)]
+    assert [len(set(salts[n : n + 3])) for n in (0, 3, 6)] == [1, 1, 1] and len(set(salts)) == 3
+    assert KeyRing.from_root(bytes(32)).seal(b"m")[8:24] not in salts
+
+
+def test_more_salts_than_are_kept_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privacy.keys._KEPT", 2)
+    sealed = [KeyRing.from_root(bytes(32)).seal(b"%d" % n) for n in range(5)]
+    ring = KeyRing.from_root(bytes(32))
+    for _ in range(2):
+        assert [ring.open(message) for message in sealed] == [b"%d" % n for n in range(5)]
