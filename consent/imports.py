@@ -18,6 +18,7 @@ import pyarrow.parquet
 from consent.events import Event, EventType, Identifier
 from consent.ledger import Ledger
 from consent.subjects import IDENTIFIER_PROFILE
+from consent.suppression import Suppressed, suppressed
 from privacy.errors import BadInput, ComityError
 from privacy.identifiers import canonical_column
 
@@ -124,10 +125,15 @@ def import_table(
     decided: Counter[str] = Counter()
     rejected = 0
     make = _Maker(ledger, cells, {k: v for k, v in defaults.items() if v is not None}, method)
+    with ledger.store.read() as view:
+        everybody = (i for named in people for i in named)
+        erased = frozenset(suppressed(view, ledger.vault, everybody, ledger.now(view)))
     for row in range(rows):
         found: Event | tuple[str, str] = ("identifier", "no_identifier")
         if people[row]:
             found = make.event(row, people[row])
+        if isinstance(found, Event) and not erased.isdisjoint(people[row]):
+            found = ("row", Suppressed.code)
         if isinstance(found, Event):
             events.append(found)
             decided[found.type.value] += 1
@@ -139,7 +145,7 @@ def import_table(
         raise ImportRefused(ImportReport(rows, 0, rejected, tuple(errors), dict(ignored)))
     recorded = 0
     for start in range(0, len(events), _BATCH):
-        recorded += ledger.record(events[start : start + _BATCH]).count
+        recorded += ledger.record(events[start : start + _BATCH], imported=True).count
         if progress is not None:
             progress(min(start + _BATCH, len(events)), len(events))
     return ImportReport(rows, recorded, rejected, tuple(errors), dict(ignored), dict(decided))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from consent import tables
 from consent.erasure import Erasure, Hold, index_ranges
-from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
+from consent.events import Event, EventType, Identifier, grant, withdraw
 from consent.gate import ConsentGate
 from consent.imports import import_table
 from consent.journal import ErasureJournal
@@ -41,10 +41,10 @@ def everything_stored(engine):
         for table in tables.metadata.sorted_tables:
             for row in c.execute(sa.select(table)):
                 for name, value in row._mapping.items():
-                    if isinstance(value, str):
-                        value = value.encode()
                     if isinstance(value, (bytes, memoryview)):
                         yield f"{table.name}.{name}", bytes(value)
+                    elif isinstance(value, str):
+                        yield f"{table.name}.{name}", value.encode()
 
 
 def traces(needles):
@@ -147,7 +147,11 @@ def test_a_record_that_is_there_again_after_its_erasure_is_tampering(node, ledge
 
 
 def test_an_old_import_does_not_bring_the_person_back(ledger, erasure, tmp_path):
-    rows = "email,decision,purpose,at\nada@example.org,grant,overlap.reach,2026-01-05\nben@example.org,grant,overlap.reach,\n"
+    rows = (
+        "email,decision,purpose,at\n"
+        "ada@example.org,grant,overlap.reach,2026-01-05\n"
+        "ben@example.org,grant,overlap.reach,\n"
+    )
     path = tmp_path / "consents.csv"
     path.write_text(rows, "utf-8")
     import_table(ledger, path)
