@@ -20,7 +20,18 @@ from clean_room.group.blinding import Blinder, check_canonical, check_lengths
 from clean_room.group.engines import choose_blinder
 from clean_room.group.hash_to_curve import DST, hash_column
 from clean_room.group.points import WHOLE, Buffer
-from clean_room.group.worker import BLIND, HASH_AND_BLIND, WorkerLost, decode_answer, encode_request, pack
+from clean_room.group.ristretto import encrypt
+from clean_room.group.worker import (
+    BLIND,
+    HASH_AND_BLIND,
+    PAIR_ENCRYPT,
+    PAIR_HASH,
+    WorkerLost,
+    decode_answer,
+    encode_request,
+    pack,
+    pair_hash,
+)
 
 __all__ = ["CHUNK", "BlindingPool", "Progress"]
 
@@ -74,6 +85,16 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _column(canonicals: pa.BinaryArray | pa.ChunkedArray) -> pa.BinaryArray:
+    """One array without nulls. Raises BadInput."""
+    if canonicals.null_count:
+        raise BadInput("Missing identifiers cannot be hashed to the curve; filter them out first.")
+    column = canonicals.combine_chunks() if isinstance(canonicals, pa.ChunkedArray) else canonicals
+    if isinstance(column, pa.ChunkedArray):  # combine_chunks of an empty column, or past 2 GB
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.binary())
+    return column
 
 
 class BlindingPool:
@@ -159,11 +180,7 @@ class BlindingPool:
         Raises BadInput on nulls.
         """
         check_lengths(scalar, b"")
-        if canonicals.null_count:
-            raise BadInput("Missing identifiers cannot be hashed to the curve; filter them out first.")
-        column = canonicals.combine_chunks() if isinstance(canonicals, pa.ChunkedArray) else canonicals
-        if isinstance(column, pa.ChunkedArray):  # combine_chunks of an empty column, or past 2 GB
-            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.binary())
+        column = _column(canonicals)
 
         def work(start: int, stop: int) -> bytes:
             part = column.slice(start, stop - start)
@@ -185,6 +202,38 @@ class BlindingPool:
             if not self._workers or n < _SMALLEST_CHUNK // 8:
                 return self._blinder.blind(scalar, part)
             return self._call(BLIND, scalar, b"", [part])
+
+        return self._map(n, work, progress)
+
+    def pair_hash(
+        self,
+        canonicals: pa.BinaryArray | pa.ChunkedArray,
+        key: bytes,
+        salt: bytes,
+        *,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """PAIR's E(key, P(e)) for every address e (`clean_room.group.ristretto`), in order."""
+        column = _column(canonicals)
+
+        def work(start: int, stop: int) -> bytes:
+            part = column.slice(start, stop - start).cast(pa.binary())
+            if not self._workers:
+                return pair_hash(part, key, salt)
+            return self._call(PAIR_HASH, key, salt, pack(part))
+
+        return self._map(len(column), work, progress)
+
+    def pair_encrypt(self, key: bytes, points: Buffer, *, progress: Progress | None = None) -> bytes:
+        """PAIR's E(key, P) for every point of a flat buffer, in order. Errors as `ristretto.encrypt`."""
+        n = check_lengths(key, points)
+        flat = memoryview(points).cast("B") if n else memoryview(b"")
+
+        def work(start: int, stop: int) -> bytes:
+            part = flat[start * WHOLE : stop * WHOLE]
+            if not self._workers:
+                return encrypt(key, part)
+            return self._call(PAIR_ENCRYPT, key, b"", [part])
 
         return self._map(n, work, progress)
 

@@ -5,6 +5,8 @@
 
     task 1  blind: the payload is points
     task 2  hash and blind: u32 n, n + 1 offsets (int32, this machine's order), the identifiers end to end
+    task 3  PAIR encrypt: the payload is points of ristretto255
+    task 4  PAIR hash and encrypt: the payload as in task 2, the tag the salt
 
 A program of its own rather than a `multiprocessing` child: it imports this package and nothing of what the
 node imports, needs no `__main__` guard in scripts, and ends by itself when the parent's end of the pipe
@@ -27,9 +29,19 @@ from clean_room.group.engines import choose_blinder
 from clean_room.group.hash_to_curve import hash_column
 from clean_room.group.points import WHOLE, Buffer
 
-__all__ = ["BLIND", "HASH_AND_BLIND", "WorkerLost", "decode_answer", "encode_request", "pack"]
+__all__ = [
+    "BLIND",
+    "HASH_AND_BLIND",
+    "PAIR_ENCRYPT",
+    "PAIR_HASH",
+    "WorkerLost",
+    "decode_answer",
+    "encode_request",
+    "pack",
+    "pair_hash",
+]
 
-BLIND, HASH_AND_BLIND = 1, 2
+BLIND, HASH_AND_BLIND, PAIR_ENCRYPT, PAIR_HASH = 1, 2, 3, 4
 _DONE, _FAILED = 0, 1
 _ERRORS: dict[str, type[ComityError]] = {
     kind.__name__: kind for kind in (BadInput, EngineUnavailable, Misuse, PeerViolation)
@@ -87,7 +99,21 @@ def decode_answer(stream: IO[bytes]) -> bytes:
     raise _ERRORS.get(report["error"], WorkerLost)(report["detail"], code=report["code"])
 
 
+def pair_hash(column: pa.BinaryArray, key: bytes, salt: bytes) -> bytes:
+    """E(key, P(e)) for every address e of a column of canonical forms under the profile `pair-1`."""
+    from clean_room.group.ristretto import encrypt, hash_to_points
+    from privacy.identifiers import match_key
+
+    return encrypt(key, hash_to_points([match_key(e, "pair-1") for e in column.to_pylist()], salt))
+
+
 def _work(blinder: Blinder, task: int, scalar: bytes, tag: bytes, payload: bytes) -> bytes:
+    if task == PAIR_HASH:
+        return pair_hash(_unpack(payload), scalar, tag)
+    if task == PAIR_ENCRYPT:
+        from clean_room.group.ristretto import encrypt
+
+        return encrypt(scalar, payload)
     return blinder.blind(scalar, payload if task == BLIND else hash_column(_unpack(payload), tag))
 
 

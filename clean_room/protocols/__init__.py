@@ -21,11 +21,12 @@ Both roles in one process, exact because there are no dummies; in life each runs
 
 from __future__ import annotations
 
-from clean_room.protocols import alignment, cardinality, sums
+from clean_room.protocols import activation, alignment, cardinality, sums
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import MESSAGES, Message, parse_message
 from clean_room.protocols.states import Role, expected, receive
 from clean_room.protocols.terms import (
+    ActivateTerms,
     AlignTerms,
     ColumnTerms,
     MeasureTerms,
@@ -37,6 +38,7 @@ from clean_room.protocols.terms import (
 
 __all__ = [
     "MESSAGES",
+    "ActivateTerms",
     "AlignTerms",
     "Attestation",
     "ColumnTerms",
@@ -46,6 +48,7 @@ __all__ = [
     "Padding",
     "Role",
     "Terms",
+    "activation",
     "alignment",
     "cardinality",
     "expected",

@@ -122,8 +122,20 @@ class Side:
                 pa.binary(32), missing, [None, pa.py_buffer(noise)]
             )
             columns += [people.cast(pa.binary()), padding.cast(pa.binary())]
-        flat = self.pool.hash_and_blind(pa.concat_arrays(columns), self.scalar, progress=progress)
+        flat = self.hashed(pa.concat_arrays(columns), progress)
         return split(Points(flat), sizes)
+
+    def hashed(self, people: pa.BinaryArray, progress: Progress | None) -> bytes:
+        """H(·)^scalar of a column: 32 bytes a row."""
+        return self.pool.hash_and_blind(people, self.scalar, progress=progress)
+
+    def public(self) -> bytes:
+        """What the signed offer binds the scalar by: X, 32 bytes."""
+        return self.pool.blind(self.scalar, BASE_POINT)
+
+    def check_public(self, key: bytes) -> None:
+        """PeerViolation for a partner's `public` that is no point, or one of low order."""
+        self.pool.blind(self.scalar, key)
 
 
 def split(points: Points, sizes: Sequence[int]) -> tuple[Points, ...]:
@@ -185,7 +197,7 @@ def open_run(side: Side, consent: bytes, policy: bytes) -> tuple[AnalystOffered,
     offer = Offer(
         terms=side.terms.to_bytes(),
         commitment=InputCommitment(side.sizes(), consent, policy),
-        key=side.pool.blind(side.scalar, BASE_POINT),
+        key=side.public(),
     )
     offer = replace(offer, signature=side.attestation.sign(OFFER, offer.unsigned()))
     return AnalystOffered(side, follow(START, offer)), offer
@@ -343,7 +355,7 @@ def agree(side: Side, offer: Offer, consent: bytes, policy: bytes) -> tuple[byte
     check_commitment(side.terms, offer.commitment, side.terms.groups[0])
     side.terms.check_rows(side.sizes())
     side.attestation.verify(OFFER, offer.unsigned(), offer.signature)
-    side.pool.blind(side.scalar, offer.key)  # refuses an X of low order before anything is spent
+    side.check_public(offer.key)  # before anything is spent
     accept = Accept(transcript, InputCommitment(side.sizes(), consent, policy))
     accept = replace(accept, signature=side.attestation.sign(ACCEPT, accept.unsigned()))
     return follow(transcript, accept), accept

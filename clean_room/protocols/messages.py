@@ -9,6 +9,8 @@
     DecryptedSums       C → A   (measure) one noisy masked sum per cell and column
     AlignPoints         C → A   (align) A's points ^y in A's order; and H(c)^y
     AlignedRows         A → C   (align) for shared rows: position in C's list, shared id
+    PairSalt            C → A   (activate) the salt of the month
+    PairPoints          C → A   (activate) A's points encrypted again, reshuffled; and C's own keys
     Seal                both    signature over the hash of the whole transcript
 
 `previous` in each is the hash of everything before it, so a message replayed from another job, sent
@@ -37,6 +39,8 @@ __all__ = [
     "MaskedSums",
     "Message",
     "Offer",
+    "PairPoints",
+    "PairSalt",
     "Seal",
     "ValueColumns",
     "chain",
@@ -423,11 +427,60 @@ class Seal(_Encoded):
         return message
 
 
+@dataclass(frozen=True, slots=True)
+class PairSalt(_Encoded):
+    """The 32 bytes both sides put before an address's hash; the contributor changes them every epoch."""
+
+    KIND: ClassVar[int] = 11
+    previous: bytes
+    salt: bytes = field(repr=False)
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        w.fixed(self.salt)
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "PairSalt")
+        message = cls(r.previous, r.fixed(HASH, "salt"))
+        r.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class PairPoints(_Encoded):
+    """A's points under both keys, reshuffled (`returned`), and C's people under C's key (`own`)."""
+
+    KIND: ClassVar[int] = 12
+    previous: bytes
+    returned: Points
+    own: Points
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        w.points((self.returned, self.own))
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "PairPoints")
+        lists = r.points("lists", WHOLE)
+        r.end()
+        if len(lists) != 2:
+            raise PeerViolation("The message PairPoints has a bad number of lists.")
+        return cls(r.previous, *lists)
+
+
 MESSAGES: dict[int, type[Message]] = {
     kind.KIND: kind
     for kind in (
         Offer, Accept, AnalystPoints, ContributorPoints, ValueColumns,
-        MaskedSums, DecryptedSums, AlignPoints, AlignedRows, Seal,
+        MaskedSums, DecryptedSums, AlignPoints, AlignedRows, Seal, PairSalt, PairPoints,
     )
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from clean_room.errors import IllegalStep, PeerViolation
-from clean_room.protocols import alignment, cardinality, sums
+from clean_room.protocols import activation, alignment, cardinality, sums
 from clean_room.protocols.messages import (
     Accept,
     AlignedRows,
@@ -26,6 +26,8 @@ from clean_room.protocols.messages import (
     DecryptedSums,
     MaskedSums,
     Message,
+    PairPoints,
+    PairSalt,
     Seal,
     ValueColumns,
 )
@@ -64,9 +66,10 @@ class Move:
 
 
 _A, _C = Role.ANALYST, Role.CONTRIBUTOR
-_c, _s, _a = cardinality, sums, alignment
+_c, _s, _a, _p = cardinality, sums, alignment, activation
 _Accepted, _Returned = _c.ContributorAccepted, _c.ContributorReturned
 _Offered, _Answered = _s.ContributorOffered, _s.ContributorAnswered
+_Paired, _Activated = _p.ActivateAccepted, _p.ActivateReturned
 
 TABLE: tuple[Step, ...] = (
     # overlap
@@ -86,6 +89,12 @@ TABLE: tuple[Step, ...] = (
     Step(_A, _a.AlignSent, AlignPoints, _a.AlignSent.joined, _a.AnalystAligned, AlignedRows),
     Step(_C, _a.AlignReturned, AlignedRows, _a.AlignReturned.aligned, _a.AlignAgreed, None),
     Step(_C, _a.AlignAgreed, Seal, _a.AlignAgreed.sealed, _c.ContributorDone, Seal),
+    # activate
+    Step(_A, _p.ActivateOffered, Accept, _p.ActivateOffered.accepted, _p.ActivateSalted, None),
+    Step(_A, _p.ActivateSalted, PairSalt, _p.ActivateSalted.salted, _p.ActivateSent, AnalystPoints),
+    Step(_C, _Paired, AnalystPoints, _Paired.returned, _Activated, PairPoints),
+    Step(_A, _p.ActivateSent, PairPoints, _p.ActivateSent.joined, _p.AnalystActivated, None),
+    Step(_C, _Activated, Seal, _Activated.sealed, _c.ContributorDone, Seal),
 )  # fmt: skip
 
 MOVES: tuple[Move, ...] = (
@@ -93,6 +102,7 @@ MOVES: tuple[Move, ...] = (
     Move(_C, _Returned, _s.offer_values, _Offered, ValueColumns),
     Move(_A, _s.AnalystMeasured, _s.AnalystMeasured.seal, _c.AnalystSealing, Seal),
     Move(_A, _a.AnalystAligned, _a.AnalystAligned.seal, _c.AnalystSealing, Seal),
+    Move(_A, _p.AnalystActivated, _p.AnalystActivated.seal, _c.AnalystSealing, Seal),
 )
 
 _STEPS: Mapping[type, Step] = {step.state: step for step in TABLE}

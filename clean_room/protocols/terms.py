@@ -17,7 +17,16 @@ import rfc8785
 
 from clean_room.errors import BoundsExceeded, Misuse, PeerViolation
 
-__all__ = ["AlignTerms", "ColumnTerms", "MeasureTerms", "OverlapTerms", "Padding", "Terms", "parse_terms"]
+__all__ = [
+    "ActivateTerms",
+    "AlignTerms",
+    "ColumnTerms",
+    "MeasureTerms",
+    "OverlapTerms",
+    "Padding",
+    "Terms",
+    "parse_terms",
+]
 
 PLAIN_MODULUS = 281_474_976_694_273
 """t of the encrypted sums: the largest 48-bit prime that is 1 mod 2 · 8192."""
@@ -232,7 +241,26 @@ class AlignTerms(Terms):
     PROTOCOL: ClassVar[str] = "align/1"
 
 
-_TYPES: dict[str, type[Terms]] = {t.PROTOCOL: t for t in (OverlapTerms, MeasureTerms, AlignTerms)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivateTerms(Terms):
+    """`activate`: the analyst learns the contributor's encrypted keys of the people they share.
+
+    `keep` is the share of matching people the contributor lets match, in thousandths: the others are
+    replaced by random points, so that no list, however well it fits, is found whole.
+    """
+
+    PROTOCOL: ClassVar[str] = "activate/1"
+
+    keep: int = 1000
+
+    def __post_init__(self) -> None:
+        super(ActivateTerms, self).__post_init__()
+        _whole("keep", self.keep, 1, 1000)
+
+
+_TYPES: dict[str, type[Terms]] = {
+    t.PROTOCOL: t for t in (OverlapTerms, MeasureTerms, AlignTerms, ActivateTerms)
+}
 
 
 def _rebuild(kind: type[Any], members: object) -> Any:

@@ -20,6 +20,8 @@ from clean_room.protocols.messages import (
     InputCommitment,
     MaskedSums,
     Offer,
+    PairPoints,
+    PairSalt,
     Seal,
     ValueColumns,
     chain,
@@ -38,6 +40,8 @@ EXAMPLES: dict[str, Any] = {
     "DecryptedSums": DecryptedSums(PREVIOUS, (0, 1, 2**64 - 1)),
     "AlignPoints": AlignPoints(PREVIOUS, SHORT, WHOLE),
     "AlignedRows": AlignedRows(PREVIOUS, bytes(8), bytes(32)),
+    "PairSalt": PairSalt(PREVIOUS, b"s" * 32),
+    "PairPoints": PairPoints(PREVIOUS, WHOLE, Points(b"")),
     "Seal": Seal(PREVIOUS, 2, b"s" * 64),
 }
 each = pytest.mark.parametrize("message", EXAMPLES.values(), ids=EXAMPLES)
