@@ -1,0 +1,81 @@
+"""A ledger is killed, starved of disk, or cut off from power at every write; what was acknowledged is there.
+
+The work is done by `crash_lab`, a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+LAB = Path(__file__).parent / "crash_lab"
+
+
+def lab(*arguments: object) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, LAB, *map(str, arguments)], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads(done.stdout)
+    assert isinstance(report, dict)
+    assert report["wrong"] == []
+    return report
+
+
+def test_killed_before_any_system_call_it_loses_nothing_acknowledged_and_shows_nothing_half_written(
+    tmp_path, counted
+):
+    report = lab("kill", tmp_path, "calls")
+    if report["layer"] == "calls":
+        assert {"pwrite64", "fdatasync", "write", "fsync", "rename", "mkdir"} <= set(report["writes"])
+        counted(
+            "`kill -9` before each system call of an append that writes (SQLite and the published files)",
+            report["cases"],
+        )
+
+
+def test_killed_around_any_statement_or_file_it_loses_nothing_acknowledged(tmp_path, counted):
+    report = lab("kill", tmp_path, "steps")
+    assert {"statement", "commit", "file"} <= set(report["writes"])
+    counted("`kill -9` around each statement, commit and file of an append (SQLite)", report["cases"])
+
+
+def test_killed_while_it_talks_to_postgresql_it_loses_nothing_acknowledged(tmp_path, postgres_url, counted):
+    maintenance = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+    with maintenance.connect() as c:
+        c.execute(sa.text(f'CREATE DATABASE "{name}"'))
+    url = maintenance.url.set(database=name).render_as_string(hide_password=False)
+    try:
+        report = lab("kill", tmp_path, "calls", url)
+    finally:
+        with maintenance.connect() as c:
+            c.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        maintenance.dispose()
+    if report["layer"] == "calls":
+        assert report["writes"]["sendto"] > 20
+        counted("`kill -9` before every third send or write of an append (PostgreSQL)", report["cases"])
+
+
+@pytest.mark.parametrize("fault", ["EIO", "ENOSPC"])
+def test_a_write_that_fails_is_refused_and_the_same_process_goes_on(fault, tmp_path, counted):
+    report = lab(fault, tmp_path, "calls")
+    if report["layer"] == "calls":
+        assert {"pwrite64", "fdatasync", "write", "fsync", "rename", "mkdir"} <= set(report["writes"])
+        more = "that call alone" if fault == "EIO" else "and every later one, until there is space again"
+        counted(f"{fault} from each system call of an append that writes, {more}", report["cases"])
+
+
+def test_after_a_power_cut_all_that_was_acknowledged_is_on_the_disk(tmp_path, counted):
+    """Where children can be traced; elsewhere nobody knows what had been waited for."""
+    report = lab("power", tmp_path, "calls")
+    if report["layer"] == "calls":
+        counted(
+            "power cut before each write: unsynced writes lost, torn, or kept out of order", report["cases"]
+        )
