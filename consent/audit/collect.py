@@ -23,6 +23,7 @@ from consent.audit.facts import (
     Keys,
     PartnerKey,
     PolicyFact,
+    Removed,
     Scope,
 )
 from consent.audit.reading import first_since, leaves, people, published_policy, recorded_at, system_events
@@ -31,7 +32,7 @@ from consent.audit.uses import UseAudit
 from consent.checkpoint import Checkpoint
 from consent.encoding import render_time, to_micros
 from consent.events import EventType
-from consent.history import fact_from, open_entry
+from consent.history import fact_from, is_decision, missing_named, open_entry
 from consent.laws import law
 from consent.ledger import Ledger
 from consent.pseudonym_sets import PseudonymSet
@@ -92,16 +93,23 @@ def collect(
             lines.entry(leaf.type, leaf.recorded_at)
             if index % 10_000 == 0:
                 tell("entries", index - first, end - first)
+        opened = bytearray(end - first)
         said = DecisionTally(first, ends, policy, chosen)
+        merged = {
+            part: at for into in set(view.merged_subjects().values()) for part, at in view.merged_parts(into)
+        }
         done = 0
-        for _, history in people(view, ledger.vault, end):
-            decided = [e for e in history if "purpose" in e.body]
-            state = lines.add([(fact_from(e.leaf, e.idx, e.body), e.leaf.recorded_at) for e in decided])
-            said.add(decided, state)
+        for handle, history in people(view, ledger.vault, end):
+            for event in history:
+                if event.idx >= first:
+                    opened[event.idx - first] = 1
+            decided = [e for e in history if is_decision(e.leaf.type)]
+            facts = [(fact_from(e.leaf, e.idx, e.body), e.leaf.recorded_at) for e in decided]
+            said.add(history, lines.add(facts, merged.get(handle)))
             done += len(history)
             if done % 5_000 < len(history):
                 tell("people", done, end)
-        erasures, system = _system(ledger, view, first, end)
+        erasures, removed = _system(ledger, view, (first, end, size), opened)
         tell("uses", 0, 1)
         uses = UseAudit(
             view, ledger.vault, policy, ledger.pair_keys, _prover(ledger, view, checkpoint), size
@@ -124,8 +132,8 @@ def collect(
             entries=Entries(
                 total=end - first,
                 by_type=dict(sorted(types.items())),
-                opened=said.opened + system,
-                erased=end - first - said.opened - system,
+                opened=sum(opened),
+                erased=end - first - sum(opened),
             ),
             decisions=said.decisions(),
             consents=Consents(
@@ -142,11 +150,18 @@ def collect(
             deliveries=deliveries(view, Window(starts, ends + (ends == now), now, size)),
             uses=uses,
             erasures=erasures,
+            removed=removed,
             signals=dict(sorted(said.signals.items())),
             articles=articles(chosen, types),
         )
         tell("uses", 1, 1)
         return found
+
+
+def _merged(view: LedgerView) -> dict[bytes, int]:
+    """Handle → when it turned out to be somebody else's."""
+    survivors = set(view.merged_subjects().values())
+    return {part: at for handle in survivors for part, at in view.merged_parts(handle)}
 
 
 def _policy_at(ledger: Ledger, view: LedgerView, end: int) -> PurposePolicy:
@@ -172,23 +187,40 @@ def _keys(ledger: Ledger, view: LedgerView, end: int) -> Keys:
     )
 
 
-def _system(ledger: Ledger, view: LedgerView, first: int, end: int) -> tuple[tuple[ErasureFact, ...], int]:
-    """Erasures and restores of the period, and how many events of the system could be opened."""
-    found, opened = [], 0
-    for event in system_events(view, ledger.vault, first, end):
-        opened += 1
-        if event.leaf.type in _ERASURES:
-            count = event.body.get("count")
+def _system(
+    ledger: Ledger, view: LedgerView, period: tuple[int, int, int], opened: bytearray
+) -> tuple[tuple[ErasureFact, ...], Removed]:
+    """Erasures and restores of the period, and what those up to the report account for.
+
+    `period` is the first entry, the end, and the size of the log. Marks in `opened` the entries of the
+    period whose payload is there.
+    """
+    first, end, size = period
+    found, events, named = [], 0, bytearray(len(opened))
+    for event in system_events(view, ledger.vault, first, size):
+        if event.idx < end:
+            opened[event.idx - first] = 1
+        if event.leaf.type not in _ERASURES:
+            continue
+        ranges = missing_named(event.leaf.type, event.idx, event.body)
+        events += bool(ranges)
+        for low, high in ranges:
+            start, stop = max(low - first, 0), min(high + 1 - first, len(named))
+            named[start:stop] = b"\x01" * max(stop - start, 0)
+        if event.idx < end:
+            basis = event.body.get("hold", event.body.get("basis", ""))
             found.append(
                 ErasureFact(
                     event.idx,
                     event.leaf.type,
                     render_time(event.leaf.recorded_at),
-                    str(event.body.get("basis", "")),
-                    count if isinstance(count, int) and not isinstance(count, bool) else 0,
+                    str(basis),
+                    sum(high + 1 - low for low, high in ranges),
                 )
             )
-    return tuple(found), opened
+    gone = sum(1 for there in opened if not there)
+    explained = sum(1 for there, lost in zip(opened, named, strict=True) if lost and not there)
+    return tuple(found), Removed(events, sum(named), gone - explained)
 
 
 def _prover(

@@ -34,7 +34,6 @@ class DecisionTally:
     at: int
     policy: PurposePolicy
     law: Law
-    opened: int = 0
     total: int = 0
     heard: int = 0
     by_purpose: dict[str, Counter[str]] = field(default_factory=dict)
@@ -50,7 +49,6 @@ class DecisionTally:
         """Count one person: decisions of the period, and the lines that stand at its end."""
         for event in history:
             if event.idx >= self.first:
-                self.opened += 1
                 if event.leaf.type in _DECISIONS:
                     self._decision(event)
                 elif event.leaf.type == EventType.SIGNAL_RECEIVED.value:

@@ -24,6 +24,7 @@ __all__ = [
     "NoticeUse",
     "PartnerKey",
     "PolicyFact",
+    "Removed",
     "Route",
     "Scope",
     "SeparateConsent",
@@ -290,6 +291,18 @@ class ErasureFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """Erasures and restores from the period's start up to the report.
+
+    `entries` of the period are named by them; `unexplained` have lost their payload and are not named.
+    """
+
+    events: int
+    entries: int
+    unexplained: int
+
+
+@dataclass(frozen=True, slots=True)
 class AuditFacts:
     """Everything a report says, before any word of it.
 
@@ -310,6 +323,7 @@ class AuditFacts:
     deliveries: tuple[Delivery, ...]
     uses: Uses
     erasures: tuple[ErasureFact, ...]
+    removed: Removed
     signals: Counts
     articles: tuple[Mapping[str, object], ...]
     scan: Mapping[str, object] | None = None

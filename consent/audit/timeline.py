@@ -101,8 +101,20 @@ class LineTally:
     changes: Counter[int] = field(default_factory=Counter)
     lines: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def add(self, facts: Sequence[tuple[Fact, int]]) -> dict[StateKey, Standing]:
-        """Count one person's history; returns where they stand."""
+    def add(
+        self, facts: Sequence[tuple[Fact, int]], merged_at: int | None = None
+    ) -> dict[StateKey, Standing]:
+        """Count one person's history; returns where they stand.
+
+        With `merged_at`, when the record became part of another's: it stood on its own until then only.
+        """
+        if merged_at is not None and merged_at <= self.until:
+            last: dict[StateKey, bool] = {}
+            for moment, line, now in replay(facts, self.policy, merged_at):
+                self.changes[self.stretches.place(moment)] += 1 if now else -1
+                last[line] = now
+            self.changes[self.stretches.place(merged_at)] -= sum(last.values())
+            return {}
         state: dict[StateKey, Standing] = {}
         for fact, _ in facts:
             key = (fact.purpose, fact.partner)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,16 @@ from consent.audit.facts import UseFact, Uses, Violation
 from consent.audit.reading import first_since, published_policy, system_events
 from consent.encoding import render_time, to_micros
 from consent.errors import UnknownPurpose
-from consent.events import MAX_IDENTIFIERS, EventType
-from consent.history import facts_of
+from consent.events import MAX_IDENTIFIERS, EventType, Identifier
+from consent.history import facts_of, facts_then
 from consent.ledger import restricted_purposes
 from consent.peers import PairKeys
 from consent.pseudonym_sets import PseudonymSet, use_leaf
 from consent.purposes import PurposePolicy, ancestry
 from consent.receipts import UseReceipt
-from consent.recording import IDENTIFIERS
 from consent.state import Decision, Fact, Reason, Standing, StateKey, decide, fold
 from consent.store import LedgerView, RestrictionRow
-from consent.subjects import PSEUDONYM, KeyedHash, SubjectVault, unpack_identifiers
+from consent.subjects import PSEUDONYM, KeyedHash, SubjectVault
 from privacy.errors import ComityError, Tampered
 
 __all__ = ["GATE_DELAY", "Prover", "UseAudit"]
@@ -54,6 +54,7 @@ class _Case:
     leaves: npt.NDArray[np.bytes_] = field(repr=False)
     cut: int
     stale: bool
+    version: int
     policy: PurposePolicy | None
     banned: set[bytes] | None = field(repr=False)
     found: int = 0
@@ -61,6 +62,14 @@ class _Case:
     @property
     def moment(self) -> int:
         return to_micros(self.receipt.evidence.checked_at)
+
+
+class _Person(NamedTuple):
+    """A member found on record: now's state, and the identifier where it is needed."""
+
+    handle: bytes
+    state: dict[StateKey, Standing]
+    identifier: Identifier | None
 
 
 @dataclass(eq=False)
@@ -79,9 +88,13 @@ class UseAudit:
     cases: list[Violation] = field(default_factory=list)
     _policies: dict[str, PurposePolicy | None] = field(default_factory=dict)
     _restricted: dict[tuple[str, str], dict[bytes, list[Fact]]] = field(default_factory=dict)
+    _versions: list[tuple[int, int]] = field(default_factory=list)
+    _survivors: frozenset[bytes] = frozenset()
 
     def run(self, start: int, end: int) -> Uses:
         """Raises Tampered for a receipt whose set is not the one that the log commits to."""
+        self._versions = self.view.lookup_versions()
+        self._survivors = frozenset(self.view.merged_subjects().values())
         erasures = _erasures(self.view, self.vault, start, self.size)
         batch: list[_Case] = []
         held = 0
@@ -135,8 +148,18 @@ class UseAudit:
             policy = self._policy(receipt.evidence.policy_hash)
             banned = self._banned(receipt, cut)
             self.counts["unchecked"] += banned is None
+            versions = [v for since, v in self._versions if since < max(receipt.evidence.log_size, 1)]
             yield _Case(
-                event.idx, event.leaf.recorded_at, receipt, members, leaves, cut, stale, policy, banned
+                event.idx,
+                event.leaf.recorded_at,
+                receipt,
+                members,
+                leaves,
+                cut,
+                stale,
+                versions[-1] if versions else self.vault.version,
+                policy,
+                banned,
             )
 
     def _policy(self, hash_: str) -> PurposePolicy | None:
@@ -185,12 +208,10 @@ class UseAudit:
     # one pass over everybody for a batch of receipts
 
     def _examine(self, cases: Sequence[_Case], erasures: list[tuple[int, str]]) -> None:
-        for kind in sorted({case.receipt.evidence.key_kind for case in cases}):
-            keyed = [case for case in cases if case.receipt.evidence.key_kind == kind]
-            after = b""
-            while page := self.view.aliases_after(kind, after, _PAGE):
-                after = page[-1][0]
-                self._page(keyed, kind, page)
+        for kind, version in sorted({(case.receipt.evidence.key_kind, case.version) for case in cases}):
+            keyed = [c for c in cases if (c.receipt.evidence.key_kind, c.version) == (kind, version)]
+            for page in self._everybody(kind, version):
+                self._page(keyed, kind, version, page)
         for case in cases:
             missing = len(case.members) - case.found
             self.counts["unattributable"] += missing
@@ -198,7 +219,26 @@ class UseAudit:
             if EventType.RESTORE_PERFORMED.value not in later:
                 self.counts["unexplained"] += max(0, missing - MAX_IDENTIFIERS * len(later))
 
-    def _page(self, cases: Sequence[_Case], kind: str, page: list[tuple[bytes, bytes]]) -> None:
+    def _everybody(self, kind: str, version: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Pages of (lookup, handle) under a version of the lookup key: stored ones, or hashed again."""
+        after = b""
+        if version == self.vault.version:
+            while page := self.view.aliases_after(kind, after, _PAGE):
+                after = page[-1][0]
+                yield page
+            return
+        hashed, merged = self.vault.lookup(kind, version), self.view.merged_subjects()
+        while rows := self.view.subjects_after(after, _PAGE):
+            after = rows[-1].handle
+            yield [
+                (hashed(identifier.canonical), row.handle)
+                for row in rows
+                if row.handle not in merged
+                for identifier in self.vault.open_identifiers(row)
+                if identifier.kind == kind
+            ]
+
+    def _page(self, cases: Sequence[_Case], kind: str, version: int, page: list[tuple[bytes, bytes]]) -> None:
         chosen: list[tuple[_Case, list[tuple[bytes, bytes, bytes]]]] = []
         for case in cases:
             salt = case.members.salt
@@ -213,64 +253,56 @@ class UseAudit:
             chosen.append((case, inside))
         handles = list(dict.fromkeys(handle for _, inside in chosen for _, _, handle in inside))
         states = self.view.standings_of(handles)
-        pseudonyms = self._pseudonyms(chosen, kind)
+        named = self._identifiers(chosen, kind, version)
         for case, inside in chosen:
             case.found += len(inside)
+            key = case.banned and self.pair_keys and self.pair_keys.pair_key(case.receipt.partner)
+            pair = KeyedHash(key, kind) if key else None
             for leaf, lookup, handle in inside:
-                self._judge(
-                    case, leaf, handle, states.get(handle, {}), pseudonyms.get((case.receipt.partner, lookup))
-                )
+                person = _Person(handle, states.get(handle, {}), named.get(lookup))
+                decision = self._decide(case, person, case.cut, case.moment)
+                told = pair(person.identifier.canonical) if pair and person.identifier else None
+                if decision.allowed and case.banned and told in case.banned:
+                    decision = Decision(False, Reason.RESTRICTED_BY_PARTNER)
+                self._count(case, leaf, person, decision)
 
-    def _pseudonyms(
-        self, chosen: list[tuple[_Case, list[tuple[bytes, bytes, bytes]]]], kind: str
-    ) -> dict[tuple[str, bytes], bytes]:
-        """(partner, lookup) → pair pseudonym, where a partner's restrictions have to be looked at."""
-        wanted: dict[str, dict[bytes, None]] = {}
-        for case, inside in chosen:
-            if case.banned:
-                wanted.setdefault(case.receipt.partner, {}).update((handle, None) for _, _, handle in inside)
-        found: dict[tuple[str, bytes], bytes] = {}
-        hashed = self.vault.lookup(kind)
-        for partner, people in wanted.items():
-            key = self.pair_keys and self.pair_keys.pair_key(partner)
-            if not key:
-                continue
-            pair = KeyedHash(key, kind)
-            for handle, row in self.view.subjects(list(people)).items():
-                own = self.vault.unwrap(handle, row.wrapped_key)
-                for identifier in unpack_identifiers(
-                    self.vault.open(own, handle, IDENTIFIERS, row.identifiers)
-                ):
-                    if identifier.kind == kind:
-                        found[partner, hashed(identifier.canonical)] = pair(identifier.canonical)
-        return found
+    def _identifiers(
+        self, chosen: list[tuple[_Case, list[tuple[bytes, bytes, bytes]]]], kind: str, version: int
+    ) -> dict[bytes, Identifier]:
+        """Lookup → identifier, for those whose answer needs it: pseudonyms to compare, merges to undo."""
+        handles = {
+            handle
+            for case, inside in chosen
+            for _, _, handle in inside
+            if case.banned or handle in self._survivors
+        }
+        hashed = self.vault.lookup(kind, version)
+        return {
+            hashed(identifier.canonical): identifier
+            for row in self.view.subjects(sorted(handles)).values()
+            for identifier in self.vault.open_identifiers(row)
+            if identifier.kind == kind
+        }
 
-    def _judge(
-        self,
-        case: _Case,
-        leaf: bytes,
-        handle: bytes,
-        state: dict[StateKey, Standing],
-        pseudonym: bytes | None,
-    ) -> None:
-        decision = self._decide(case, handle, state, case.cut, case.moment)
-        if decision.allowed and case.banned and pseudonym in case.banned:
-            decision = Decision(False, Reason.RESTRICTED_BY_PARTNER)
+    def _count(self, case: _Case, leaf: bytes, person: _Person, decision: Decision) -> None:
         if not decision.allowed:
             self.counts["denied"] += 1
             self._show(case, leaf, decision)
             return
         self.counts["allowed"] += 1
-        if not self._decide(case, handle, state, case.index, case.recorded).allowed:
+        if not self._decide(case, person, case.index, case.recorded).allowed:
             self.counts["overtaken"] += 1
 
-    def _decide(
-        self, case: _Case, handle: bytes, state: dict[StateKey, Standing], cut: int, at: int
-    ) -> Decision:
+    def _decide(self, case: _Case, person: _Person, cut: int, at: int) -> Decision:
+        """Would the entries below `cut` have let this person through at `at`?"""
         if case.policy is None:
             return Decision(False, Reason.NOT_COVERED)
-        if any((s.granted_index or 0) >= cut or (s.restricted_index or 0) >= cut for s in state.values()):
-            state = fold(r.fact for r in facts_of(self.view, self.vault, handle) if r.fact.idx < cut)
+        state = person.state
+        if person.handle in self._survivors and person.identifier is not None:
+            then = facts_then(self.view, self.vault, person.handle, person.identifier, at)
+            state = fold(r.fact for r in then if r.fact.idx < cut)
+        elif any((s.granted_index or 0) >= cut or (s.restricted_index or 0) >= cut for s in state.values()):
+            state = fold(r.fact for r in facts_of(self.view, self.vault, person.handle) if r.fact.idx < cut)
         try:
             return decide(state, case.receipt.purpose, case.receipt.partner, at, case.policy)
         except UnknownPurpose:
