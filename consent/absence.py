@@ -41,6 +41,7 @@ from consent.subject_receipts import (
     VerifiedReceipt,
     known,
     openings_about,
+    pseudonyms_of,
     verify_receipt,
     verify_statement,
 )
@@ -119,7 +120,7 @@ class AbsenceService:
         with ledger.store.read() as view:
             known(view, subject)
             entries = openings_about(view, ledger.vault, subject)
-            aliases = view.aliases_of(subject)
+            of_kind = pseudonyms_of(view, ledger.vault, subject)
         restricted = [e for e in entries if e[1].type in RESTRICTING]
         chosen = [e for e in restricted if opt_out is None or e[0] == opt_out]
         if not chosen:
@@ -127,9 +128,6 @@ class AbsenceService:
         index, leaf, opening, _ = chosen[-1]
         grants = [(i, g, o) for i, g, o, _ in entries if g.type in GRANTING and i > index]
         signed, *again = self._receipts.of_entries([(index, leaf, opening), *grants])
-        of_kind: dict[str, list[bytes]] = {}
-        for lookup, kind in sorted(aliases.items()):
-            of_kind.setdefault(kind, []).append(lookup)
         later, earlier = self._uses(index)
         anchors = [item for use in earlier if (item := self._shown(use, of_kind, only_present=True))]
         return {

@@ -250,13 +250,8 @@ class SubjectReceipts:
         `also` are further handles (hex) that entries about the person name: those they had before a merge.
         """
         with self._ledger.store.read() as view:
-            aliases = view.aliases_of(subject)
-        # The pseudonym in sets of use is the keyed hash by which this node finds the person: telling it to
-        # them tells nobody else anything, and without the node's key it finds nobody.
-        of_kind: dict[str, list[str]] = {}
-        for lookup, kind in sorted(aliases.items()):
-            if kind != PSEUDONYM:
-                of_kind.setdefault(kind, []).append(to_base64(lookup))
+            found = pseudonyms_of(view, self._ledger.vault, subject)
+        of_kind = {kind: [to_base64(value) for value in values] for kind, values in found.items()}
         head = self._ledger.head()
         return sign_document(
             self._key,
@@ -269,6 +264,23 @@ class SubjectReceipts:
                 "pseudonyms": of_kind,
             },
         )
+
+
+def pseudonyms_of(view: LedgerView, vault: SubjectVault, subject: bytes) -> dict[str, list[bytes]]:
+    """Kind → the pseudonyms (32 bytes each, sorted) under which a subject stands in sets of use.
+
+    They are the keyed hashes by which this node finds the person, under every version of its key that there
+    has been. Telling a person theirs tells nobody else anything: without the node's key it finds nobody.
+    """
+    found: dict[str, set[bytes]] = {}
+    for lookup, kind in view.aliases_of(subject).items():
+        if kind != PSEUDONYM:
+            found.setdefault(kind, set()).add(lookup)
+    row = view.subjects([subject]).get(subject)
+    for kind, form in vault.open_identifiers(row) if row else ():
+        if kind != PSEUDONYM:
+            found.setdefault(kind, set()).update(vault.lookup(kind, v)(form) for v in vault.versions)
+    return {kind: sorted(values) for kind, values in sorted(found.items())}
 
 
 def known(view: LedgerView, subject: bytes) -> None:

@@ -24,7 +24,7 @@ from consent.proofs import from_base64
 from consent.pseudonym_sets import use_leaf
 from consent.receipts import UseReceipt
 from consent.store import LedgerView, ReceiptRow
-from consent.subject_receipts import known, openings_about
+from consent.subject_receipts import known, openings_about, pseudonyms_of
 from privacy.errors import Misuse
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ class Consequence:
     advice: str = ""
     at: datetime | None = None
 
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "thing": self.thing,
+            "status": self.status,
+            "reference": self.reference,
+            "advice": self.advice,
+            "at": None if self.at is None else self.at.isoformat(),
+        }
+
 
 class Consequences(Protocol):
     """What a room knows of the uses it made. Must be quick, and must not raise for a use it does not know."""
@@ -60,7 +69,7 @@ class Consequences(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TracedUse:
-    """A use somebody was in. `after_opt_out`: its gate was asked when the opt-out stood in the log already."""
+    """A use somebody was in. `after_opt_out`: its gate was asked when the opt-out was in the log."""
 
     index: int
     receipt: UseReceipt
@@ -85,6 +94,26 @@ class TraceReport:
     looked_at: int
     other_key: int
     next: int | None
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "subject": self.subject,
+            "opt_out": self.opt_out,
+            "purpose": self.purpose,
+            "partner": self.partner,
+            "uses": [
+                {
+                    "index": use.index,
+                    "receipt": use.receipt.to_dict(),
+                    "after_opt_out": use.after_opt_out,
+                    "consequences": [found.to_dict() for found in use.consequences],
+                }
+                for use in self.uses
+            ],
+            "looked_at": self.looked_at,
+            "other_key": self.other_key,
+            "next": self.next,
+        }
 
 
 class Trace:
@@ -127,9 +156,7 @@ class Trace:
         looked_at = other_key = 0
         with self._ledger.store.read() as view:
             known(view, subject)
-            of_kind: dict[str, list[bytes]] = {}
-            for lookup, kind in view.aliases_of(subject).items():
-                of_kind.setdefault(kind, []).append(lookup)
+            of_kind = pseudonyms_of(view, self._ledger.vault, subject)
             more = True
             while more and looked_at < limit:
                 rows = view.uses_after(after, min(_PAGE, limit - looked_at))
