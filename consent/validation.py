@@ -19,7 +19,7 @@ from consent.purposes import EVERY_PURPOSE, Notice, Purpose, PurposePolicy
 from consent.terms import ConsentTerms, ConsentType
 from privacy.errors import BadInput, ComityError
 
-__all__ = ["applicable_laws", "checked", "demanded", "traits_of"]
+__all__ = ["applicable_laws", "checked", "completed_notice", "demanded", "traits_of"]
 
 _FORMS = {
     Demand.EXPLICIT: ConsentType.EXPLICIT,
@@ -122,7 +122,7 @@ def _judged(policy: PurposePolicy, event: Event) -> ConsentTerms | None:
         if event.basis == "consent":
             _form_checked(policy, event)
     elif event.type is EventType.NOTICE_PRESENTED and terms is not None and policy.notices:
-        terms = _completed(policy, terms)
+        terms = completed_notice(policy, terms)
     for each in applicable:
         if terms is not None and terms.transfer_route is not None and each.routes:
             each.route(terms.transfer_route)
@@ -166,7 +166,7 @@ def _noticed(policy: PurposePolicy, purpose: Purpose, event: Event, by_law: bool
         return terms
     if not policy.notices:
         return terms
-    completed = _completed(policy, terms)
+    completed = completed_notice(policy, terms)
     notice = policy.notices[terms.notice]
     if notice not in covering:
         raise InvalidConsent(
@@ -186,7 +186,7 @@ def _noticed(policy: PurposePolicy, purpose: Purpose, event: Event, by_law: bool
     return completed
 
 
-def _completed(policy: PurposePolicy, terms: ConsentTerms) -> ConsentTerms:
+def completed_notice(policy: PurposePolicy, terms: ConsentTerms) -> ConsentTerms:
     """Terms with version and hashes of their notice; raises if those given are not the policy's."""
     if terms.notice is None:
         return terms
