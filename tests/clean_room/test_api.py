@@ -143,7 +143,7 @@ def test_every_route_is_described_with_a_summary(pair):
 def commands(pair, monkeypatch) -> Any:
     """Run a command against the bank's node; returns (exit code or error, output)."""
     import comity.cli.collab
-    import comity.cli.overlap
+    import comity.cli.overlap.queries
 
     @contextmanager
     def calling(directory: Any, url: Any, api_key: Any) -> Iterator[Comity]:
@@ -151,7 +151,7 @@ def commands(pair, monkeypatch) -> Any:
             yield node
 
     monkeypatch.setattr(comity.cli.collab, "calling", calling)
-    monkeypatch.setattr(comity.cli.overlap, "calling", calling)
+    monkeypatch.setattr(comity.cli.overlap.queries, "calling", calling)
 
     def run(*arguments: str) -> Any:
         group = {"collab": comity.cli.collab.app, "overlap": comity.cli.overlap.app}[arguments[0]]

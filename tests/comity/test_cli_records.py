@@ -205,3 +205,23 @@ def test_masking_needs_exactly_one_key_ring_and_an_input(bank: Path, tmp_path: P
     assert invoke("mask", table, "-o", out, "-p", tmp_path / "no.yaml", "--dir", bank)[0] == 2
     assert not out.exists()
     assert table.read_text().startswith("email,note\nalice")
+
+
+def test_the_doctor_of_match_rates_names_no_value(bank: Path, tmp_path: Path) -> None:
+    from hashlib import sha256
+
+    clear = [f"person{i}@mail.example.cn" for i in range(40)]
+    hashed = [sha256(value.encode()).hexdigest() for value in clear]
+    pq.write_table(pa.table({"email": clear}), tmp_path / "clear.parquet")
+    pq.write_table(pa.table({"email": hashed}), tmp_path / "hashed.parquet")
+    datasets = bank / "datasets.toml"
+    before = ""
+    for name in ("clear", "hashed"):
+        source = tmp_path / f"{name}.parquet"
+        before += f'\n[datasets.{name}]\nsource = "{source}"\nkeys = {{ email = "email" }}\n'
+    datasets.write_text(before)
+    assert as_json("overlap", "doctor", "clear", "--dir", bank)["reachable"] == 40
+    code, out, _ = invoke("overlap", "doctor", "hashed", "--dir", bank)
+    assert code == 1
+    assert "stop: email: SHA-256" in out
+    assert not any(value in out for value in (*clear, *hashed))

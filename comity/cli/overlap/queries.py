@@ -1,4 +1,4 @@
-"""`comity overlap`: ask a partner how many people are shared, or what they come to."""
+"""Asking, following and cancelling queries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import typer
 
 from comity.cli.calling import ApiKey, Url, calling
 from comity.cli.output import Directory, Json, document, show, table
+from comity.cli.overlap.app import app
 from comity.cli.progress import bar
 from privacy.errors import Misuse
 
 if TYPE_CHECKING:
     from clean_room.client import Comity
     from clean_room.schemas import JobOut, QueryIn
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Ask how many people two partners share.")
 
 Collaboration = Annotated[
     str | None, typer.Option("--collab", help="Id of the collaboration.", show_default="the only one agreed")
