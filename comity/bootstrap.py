@@ -24,7 +24,9 @@ from comity.metrics import Metrics
 from comity.nonces import NonceStore
 from comity.peers import Peers
 from comity.records import Records
+from consent.erasure import Erasure
 from consent.gate import ConsentGate
+from consent.journal import ErasureJournal
 from consent.ledger import EntryAudit, Ledger
 from consent.peers import PeerConnection
 from privacy.budget import BudgetLedger, Cost
@@ -33,6 +35,7 @@ from privacy.signing import SigningKey
 
 if TYPE_CHECKING:
     from comity.node import Node
+    from comity.people import people_of
 
 __all__ = ["build_node", "open_records"]
 
@@ -96,6 +99,7 @@ def open_records(config: NodeConfig, *, clock: Clock, random: Random) -> Records
         keyring=keyring,
         ledger=ledger,
         gate=ConsentGate(ledger),
+        erasure=Erasure(ledger, journal=ErasureJournal(config.data_dir / "erasures", keyring)),
         budget=BudgetLedger(engine, limit=limit, sink=EntryAudit(ledger)),
         catalogue=catalogue,
         collaborations=collaborations,
@@ -162,6 +166,7 @@ def _assemble(records: Records) -> Node:
     from comity.node import Node
     from comity.witnessing import Witnessing
     from consent.feed import Feed
+    from consent.routes import people as people_routes
     from consent.routes import witness as witness_routes
     from federated.runtime import TrainingService, TrainingSettings
 
@@ -224,7 +229,8 @@ def _assemble(records: Records) -> Node:
         metrics=metrics,
         routers=(
             clean_room.api.create_router(service, guards),
-            consent.api.create_router(ledger, feed, guards),
+            consent.api.create_router(ledger, feed, guards, erasures=records.erasure),
+            people_routes.create_router(people_of(records), guards),
             witness_routes.create_router(witnessing.witness, witnessing.split_views, guards),
             federated.api.create_router(training, guards),
         ),

@@ -13,6 +13,7 @@ from clean_room.datasets import Catalogue
 from comity.config import NodeConfig
 from comity.identity import Identity
 from comity.peers import Peers
+from consent.erasure import Erasure
 from consent.gate import ConsentGate
 from consent.ledger import Ledger
 from privacy.budget import BudgetLedger
@@ -33,6 +34,7 @@ class Records:
     keyring: KeyRing = field(repr=False)
     ledger: Ledger = field(repr=False)
     gate: ConsentGate = field(repr=False)
+    erasure: Erasure = field(repr=False)
     budget: BudgetLedger = field(repr=False)
     catalogue: Catalogue = field(repr=False)
     collaborations: Collaborations = field(repr=False)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from consent.erasure import Erasure
 from consent.feed import Feed
 from consent.http import Guards
 from consent.ledger import Ledger
-from consent.routes import consents, feed, log, optouts, receipts
+from consent.routes import consents, erasure, feed, log, optouts, receipts
 
 __all__ = ["Guards", "create_router"]
 
 
-def create_router(ledger: Ledger, opt_outs: Feed, guards: Guards, *, region: str = "CN") -> APIRouter:
+def create_router(
+    ledger: Ledger,
+    opt_outs: Feed,
+    guards: Guards,
+    *,
+    region: str = "CN",
+    erasures: Erasure | None = None,
+) -> APIRouter:
     """Every endpoint of this room. `region` is where telephone numbers without a country code belong.
 
     The errors of the house propagate; the application turns them into problem documents.
@@ -23,6 +31,7 @@ def create_router(ledger: Ledger, opt_outs: Feed, guards: Guards, *, region: str
         optouts.create_router(ledger, opt_outs, guards, region),
         feed.create_router(opt_outs, guards),
         receipts.create_router(ledger, guards, region),
+        erasure.create_router(erasures or Erasure(ledger), guards, region),
         log.create_router(ledger),
     ):
         router.include_router(part)

@@ -323,12 +323,14 @@ class Erasure:
         work.identifiers, work.hold = named, hold
         return self._carry_out(work)
 
-    def erase_subject(self, handle: bytes, **options: str) -> Erased:
+    def erase_subject(
+        self, handle: bytes, *, basis: str = "request", hold: Hold | None = None, method: str = "api"
+    ) -> Erased:
         """As `erase`, for the subject with this handle. Raises Misuse for an unknown one."""
         known = self._ledger.identifiers_of([handle]).get(handle)
         if not known:
             raise Misuse("No subject with this handle is recorded here.", code="not_found")
-        return self.erase(known[:_MAX_IDENTIFIERS], **options)  # type: ignore[arg-type]
+        return self.erase(known, basis=basis, hold=hold, method=method)
 
     def preview(self, identifiers: Sequence[tuple[str, bytes]]) -> ErasurePreview:
         """What `erase` would do, and nothing done. Raises as `erase`."""

@@ -370,6 +370,10 @@ class ErasureView(Protocol):
         """In the order of the requests."""
         ...
 
+    def outbox_of(self, subject: bytes) -> list[OutboxRow]:
+        """Everything that partners were or are to be told about a subject."""
+        ...
+
     def merged_parts(self, subject: bytes) -> list[tuple[bytes, int]]:
         """(handle, when) of the subjects that turned out to be this one, in the order of the merges."""
         ...
@@ -490,6 +494,10 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, LinksView,
 
     def entries(self, start: int, end: int) -> list[EntryRow]:
         """Rows with start ≤ index < end, in order."""
+        ...
+
+    def leaves(self, start: int, end: int) -> list[bytes]:
+        """The entries themselves with start ≤ index < end, in order."""
         ...
 
     def side(self, first_index: int) -> SideRow | None: ...

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from consent import tables as t
 from consent.sql.rows import ReadRows
 from consent.sql.standings import StandingsChanges
-from consent.store import ErasureRow, SuppressionRow
+from consent.store import ErasureRow, OutboxRow, SuppressionRow
 
 _SUBJECT = "subject"
 
@@ -36,6 +36,11 @@ class ErasureView(ReadRows):
     def _erasures(self, *where: sa.ColumnElement[bool]) -> list[ErasureRow]:
         query = sa.select(*t.erasures.c).where(*where).order_by(t.erasures.c.requested_index)
         return [_erasure(row) for row in self._c.execute(query).mappings()]
+
+    def outbox_of(self, subject: bytes) -> list[OutboxRow]:
+        query = sa.select(*t.outbox.c).where(t.outbox.c.subject == subject)
+        rows = self._c.execute(query).mappings()
+        return [OutboxRow(**row)._replace(subject=bytes(row["subject"])) for row in rows]
 
     def merged_parts(self, subject: bytes) -> list[tuple[bytes, int]]:
         c = t.subjects.c
