@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -29,12 +30,14 @@ __all__ = [
     "MAX_LEAF",
     "SALT_SIZE",
     "Leaf",
+    "are_leaves",
     "canonical_json",
     "commitment",
     "from_micros",
     "is_leaf",
     "parse_json",
     "parse_time",
+    "render_leaves",
     "render_time",
     "to_micros",
     "uuid7",
@@ -44,6 +47,7 @@ COMMIT_LABEL = b"comity/consent/v1"
 SALT_SIZE = 32
 MAX_LEAF = 1024  # bytes
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
@@ -157,6 +161,68 @@ class Leaf:
         return cls(identity, kind, micros, policy, bytes.fromhex(commit))
 
 
+def render_leaves(recorded_at: int, random: bytes, entries: Iterable[tuple[str, bytes, str]]) -> list[bytes]:
+    """`Leaf.to_bytes` of many entries of one moment, each (type, commit, policy_hash).
+
+    Identities are `uuid7` of ten bytes of `random` an entry.
+    """
+    moment, digits = f"{recorded_at // 1000 & (1 << 48) - 1:012x}", random.hex()
+    before, after = (
+        f'"id":"{moment[:8]}-{moment[8:]}-7',
+        f'"recorded_at":"{render_time(recorded_at)}","type":"',
+    )
+    leaves = []
+    at = 0
+    for type_, commit, policy in entries:
+        d = digits[at : at + 20]
+        at += 20
+        leaves.append(
+            f'{{"commit":"{commit.hex()}",{before}{d[1:4]}-{_VARIANT[d[4]]}{d[5:8]}-{d[8:]}",'
+            f'"policy_hash":"{policy}",{after}{type_}","v":1}}'.encode()
+        )
+    return leaves
+
+
 def is_leaf(data: bytes) -> bool:
     """Whether `data` has the shape of a log entry (a cheaper question than `Leaf.from_bytes`)."""
     return len(data) <= MAX_LEAF and _LEAF.fullmatch(data) is not None
+
+
+# Everything in front of the type stands at a fixed place: what may stand at each of these places, in order.
+_HEX, _DIGIT = b"0123456789abcdef", b"0123456789"
+_UUID = [_HEX] * 8 + [b"-"] + [_HEX] * 4 + [b"-", b"7"] + [_HEX] * 3 + [b"-", b"89ab"] + [_HEX] * 3
+_PLACES: list[bytes] = [
+    *(bytes([b]) for b in b'{"commit":"'),
+    *[_HEX] * 64,
+    *(bytes([b]) for b in b'","id":"'),
+    *_UUID,
+    b"-",
+    *[_HEX] * 12,
+    *(bytes([b]) for b in b'","policy_hash":"'),
+    *[_HEX] * 64,
+    *(bytes([b]) for b in b'","recorded_at":"'),
+    *(_DIGIT if b == ord("0") else bytes([b]) for b in b"0000-00-00T00:00:00.000000Z"),
+    *(bytes([b]) for b in b'","type":"'),
+]
+_FIXED = len(_PLACES)
+_TIME_AT = slice(_FIXED - 10 - 27, _FIXED - 10)
+_REST = re.compile(rb'[a-z]+(?:[._][a-z]+)*","v":1\}')
+
+
+@lru_cache(256)
+def _is_rest(rest: bytes) -> bool:
+    return _FIXED + len(rest) <= MAX_LEAF and _REST.fullmatch(rest) is not None
+
+
+def are_leaves(entries: list[bytes]) -> bool:
+    """Whether `is_leaf` is true of every one of many, in a fifth of the time: a place of all at once."""
+    if not all(map(_is_rest, {entry[_FIXED:] for entry in entries})):
+        return False
+    joined = b"".join([entry[:_FIXED] for entry in entries])
+    # What is stripped of the bytes allowed at its place is empty, unless another byte stands among them.
+    return not any(joined[place::_FIXED].strip(allowed) for place, allowed in enumerate(_PLACES))
+
+
+def times_of(entries: list[bytes]) -> list[bytes]:
+    """The `recorded_at` of leaves, as text that sorts as the times do."""
+    return [entry[_TIME_AT] for entry in entries]

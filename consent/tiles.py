@@ -149,12 +149,15 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
 def decode_bundle(data: bytes, width: int) -> list[bytes]:
     """Exactly `width` entries and not a byte more; raises Tampered."""
     entries, position = [], 0
-    for _ in range(width):
-        end = position + 2 + int.from_bytes(data[position : position + 2], "big")
-        if position + 2 > len(data) or end > len(data):
-            raise Tampered("An entry bundle is cut short.", code="short_bundle")
-        entries.append(data[position + 2 : end])
-        position = end
+    try:
+        for _ in range(width):
+            start = position + 2
+            position = start + (data[position] << 8 | data[position + 1])
+            entries.append(data[start:position])
+    except IndexError:
+        raise Tampered("An entry bundle is cut short.", code="short_bundle") from None
+    if position > len(data):
+        raise Tampered("An entry bundle is cut short.", code="short_bundle")
     if position != len(data):
         raise Tampered("An entry bundle holds more than it should.", code="long_bundle")
     return entries

@@ -1,66 +1,75 @@
 """Checking a log offline, from its entries up to the signed checkpoint.
 
 `verify_log` needs nothing but the published files and the log's key: it re-derives every tile from the
-entries, compares it with what is published, and compares the root with what was signed. `verify_ledger`
-is for the node itself: it goes on to the database, every sealed payload, and the state derived from them.
+entries, compares it with what is published, and compares the root with what was signed. With a trust policy
+it also asks that a quorum of witnesses has cosigned it. `verify_ledger` is for the node itself: it goes on to
+the database, every sealed payload, and the state derived from them.
 """
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path
 
-from consent.checkpoint import Checkpoint, open_checkpoint
-from consent.encoding import Leaf, is_leaf, to_micros
+from consent.checkpoint import Checkpoint
+from consent.cosignatures import Cosignature
+from consent.encoding import Leaf, to_micros
 from consent.errors import InvalidNote
 from consent.history import checked, fact_from, is_decision, missing_named, openings_of
 from consent.ledger import Ledger
-from consent.merkle import EMPTY_ROOT, HASH_SIZE
+from consent.merkle import HASH_SIZE
 from consent.notes import MAX_NOTE, VerifierKey
+from consent.rebuild import Missing, Reader, Rebuilt, directory_reader, rebuild, url_reader
 from consent.state import Standing, fold
 from consent.state_roots import check_state_tree
+from consent.static import CHECKPOINT, COSIGNED
 from consent.store import EntryRow, LedgerView, RestrictionRow, StandingKey
 from consent.subjects import PSEUDONYM, Opening
-from consent.tiles import (
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    Tile,
-    bundle_path,
-    decode_bundle,
-    root_from_edge,
-    tile_path,
-    tile_root,
-)
-from privacy.errors import Misuse, PeerUnreachable, Tampered
+from consent.tiles import TILE_WIDTH
+from consent.trust_policy import TrustPolicy
+from privacy.errors import PeerUnreachable, Tampered
 
 __all__ = ["LogReport", "Outcome", "Reader", "directory_reader", "url_reader", "verify_ledger", "verify_log"]
 
-Reader = Callable[[str], bytes | None]
-"""`path -> bytes` of a file of the log, None where there is none; PeerUnreachable when it cannot tell."""
-
-_MAX_BUNDLE = TILE_WIDTH * (2 + 0xFFFF)
-
 
 class Outcome(StrEnum):
-    """What the check found; the worst first wins."""
+    """What the check found; the worst first wins. `exit_code` is what a command ends with."""
 
     OK = "ok"
     TAMPERED = "tampered"  # something signed, hashed or sealed does not hold
     WRONG_KEY = "wrong_key"  # no signature by the key that was given
     INCOMPLETE = "incomplete"  # a file that the checkpoint promises is not there
+    UNWITNESSED = "unwitnessed"  # sound, but not cosigned as the trust policy asks
     STALE = "stale"  # sound, but older than what was already known or than the age allowed
     UNREACHABLE = "unreachable"  # the log could not be read at all
+
+    @property
+    def exit_code(self) -> int:
+        return _EXIT_CODES[self]
+
+
+_EXIT_CODES = {
+    Outcome.OK: 0,
+    Outcome.UNREACHABLE: 3,
+    Outcome.TAMPERED: 4,
+    Outcome.WRONG_KEY: 4,
+    Outcome.INCOMPLETE: 5,
+    Outcome.STALE: 6,
+    Outcome.UNWITNESSED: 7,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """`detail` is one sentence for people; `newest` is the last entry's time in microseconds."""
+    """What was found, of which log.
+
+    `detail` is one sentence for people. `newest` is the last entry's time in microseconds. Under a trust
+    policy `witnessed` is how many of the entries a quorum has cosigned, `cosignatures` by whom and when,
+    and `newest` is about those entries.
+    """
 
     outcome: Outcome
     detail: str
@@ -69,46 +78,12 @@ class LogReport:
     root: bytes = b""
     newest: int | None = None
     checkpoint: Checkpoint | None = None
+    witnessed: int | None = None
+    cosignatures: tuple[Cosignature, ...] = ()
 
     @property
     def ok(self) -> bool:
         return self.outcome is Outcome.OK
-
-
-class _Missing(Exception):
-    """A file that should be there is not."""
-
-
-def directory_reader(directory: Path) -> Reader:
-    """Files of a log directory."""
-    root = Path(directory)
-
-    def read(path: str) -> bytes | None:
-        try:
-            with (root / path).open("rb") as file:
-                return file.read(_MAX_BUNDLE + 1)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except OSError as error:
-            raise PeerUnreachable(f"The log directory cannot be read (errno {error.errno}).") from error
-
-    return read
-
-
-def url_reader(prefix: str, get: Callable[[str], tuple[int, bytes]]) -> Reader:
-    """Files below a URL; `get(url)` returns (status, body) or raises PeerUnreachable."""
-    if urllib.parse.urlsplit(prefix).scheme not in ("http", "https"):
-        raise Misuse("The URL of a log starts with http:// or https://.")
-
-    def read(path: str) -> bytes | None:
-        status, body = get(f"{prefix.rstrip('/')}/{path}")
-        if status in (404, 410):
-            return None
-        if status != 200:
-            raise PeerUnreachable(f"The log's server answered {status}.")
-        return body
-
-    return read
 
 
 def verify_log(
@@ -117,16 +92,34 @@ def verify_log(
     *,
     known: Checkpoint | None = None,
     not_older_than: datetime | None = None,
+    policy: TrustPolicy | None = None,
     each: Callable[[int], None] | None = None,
+    workers: int = 0,
 ) -> LogReport:
     """Check a whole published log. Never raises for what it finds; says so in the report.
 
     `known` is a checkpoint seen before: the log must extend it. `not_older_than` asks that the last entry
-    be that recent. `each(n)` is called with the number of entries checked so far.
+    be that recent. `policy` asks that a quorum has cosigned the checkpoint, or, where the log has just
+    grown, the one published as `checkpoint.cosigned`, which the log must extend. `each(n)` is called with
+    the number of entries checked so far. A long log is hashed in `workers` processes beside this one.
     """
     try:
-        return _verify(read, key, known, not_older_than, each)
-    except _Missing as missing:
+        # In this order: of a log that grows meanwhile, the newest checkpoint must be the later one.
+        cosigned, newest = read(COSIGNED), read(CHECKPOINT)
+        if newest is None:
+            raise Missing("The checkpoint")
+        opened = _open(newest, key, policy)
+        earlier = None if cosigned is None else _open(cosigned, key, policy)
+        seen = [c for c in (known, earlier.checkpoint if earlier else None) if c is not None]
+        if any(c.size > opened.checkpoint.size for c in seen):
+            detail, head = "The log is smaller than a checkpoint seen before.", opened.checkpoint
+            return LogReport(Outcome.STALE, detail, key.name, head.size, head.root)
+        size = opened.checkpoint.size
+        built = rebuild(read, size, {c.size for c in seen if c.size < size}, each, workers)
+        return _judge(built, opened, earlier, seen=seen, policy=policy, since=not_older_than)
+    except _OtherKey:
+        return LogReport(Outcome.WRONG_KEY, "The checkpoint is not signed by the key given.", key.name)
+    except Missing as missing:
         return LogReport(Outcome.INCOMPLETE, f"{missing} is missing.", key.name)
     except PeerUnreachable as error:
         return LogReport(Outcome.UNREACHABLE, error.detail, key.name)
@@ -134,127 +127,68 @@ def verify_log(
         return LogReport(Outcome.TAMPERED, error.detail, key.name)
 
 
-def _verify(
-    read: Reader,
-    key: VerifierKey,
-    known: Checkpoint | None,
-    not_older_than: datetime | None,
-    each: Callable[[int], None] | None,
-) -> LogReport:
-    data = read("checkpoint")
-    if data is None:
-        raise _Missing("The checkpoint")
+class _OtherKey(Exception):
+    """The checkpoint is well-formed, but not by the key that was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A checkpoint of the log, who of the policy has cosigned it, and whether that is a quorum."""
+
+    checkpoint: Checkpoint
+    cosignatures: tuple[Cosignature, ...]
+    enough: bool
+
+
+def _open(data: bytes, key: VerifierKey, policy: TrustPolicy | None) -> _Opened:
     if len(data) > MAX_NOTE:
         raise InvalidNote("The checkpoint is too large.")
     try:
-        checkpoint = open_checkpoint(data, [key])
+        opened, enough = (policy or TrustPolicy()).open(data, key)
     except InvalidNote as error:
-        if "No trusted key" in error.detail:
-            return LogReport(Outcome.WRONG_KEY, "The checkpoint is not signed by the key given.", key.name)
+        if error.code == "unknown_signer":
+            raise _OtherKey from error
         raise
-    size = checkpoint.size
-    if known is not None and known.size > size:
-        return LogReport(
-            Outcome.STALE,
-            "The log is smaller than a checkpoint seen before.",
-            key.name,
-            size,
-            checkpoint.root,
-        )
-    root, newest, known_root = _rebuild(read, size, known.size if known else None, each)
-    if root != checkpoint.root:
+    return _Opened(opened.checkpoint, opened.cosignatures, enough)
+
+
+def _judge(
+    built: Rebuilt,
+    opened: _Opened,
+    earlier: _Opened | None,
+    *,
+    seen: list[Checkpoint],
+    policy: TrustPolicy | None,
+    since: datetime | None,
+) -> LogReport:
+    checkpoint, size = opened.checkpoint, opened.checkpoint.size
+    if built.tip.root != checkpoint.root:
         raise Tampered("The entries do not have the root that was signed.")
-    if known is not None and known_root != known.root:
-        raise Tampered("The log does not extend the checkpoint seen before: its history was rewritten.")
-    if not_older_than is not None and (newest is None or newest < to_micros(not_older_than)):
-        detail = "The log's last entry is older than allowed."
-        return LogReport(Outcome.STALE, detail, key.name, size, root, newest, checkpoint)
+    if any(built.tips.get(c.size, built.tip).root != c.root for c in seen):
+        raise Tampered("The log does not extend a checkpoint seen before: its history was rewritten.")
     detail = f"{size} entries lead to the signed root."
-    return LogReport(Outcome.OK, detail, key.name, size, root, newest, checkpoint)
-
-
-def _rebuild(
-    read: Reader, size: int, known: int | None, each: Callable[[int], None] | None
-) -> tuple[bytes, int | None, bytes | None]:
-    """Entries → tiles → root, comparing every published tile; and the root at size `known` on the way."""
-    edge: list[bytes] = []
-    last = b""
-    known_root = EMPTY_ROOT if known == 0 else None
-    for start in range(0, size, TILE_WIDTH):
-        width = min(TILE_WIDTH, size - start)
-        entries = decode_bundle(_file(read, Tile(-1, start // TILE_WIDTH, width)), width)
-        if not all(is_leaf(entry) for entry in entries):
-            raise Tampered("A log entry is not in the canonical form.", code="malformed_entry")
-        hashes = [sha256(b"\x00" + entry).digest() for entry in entries]
-        if known is not None and start < known <= start + width:
-            known_root = root_from_edge([b"".join(hashes[: known - start]), *edge[1:]])
-            if known - start == TILE_WIDTH:
-                known_root = _full_root(edge, hashes)
-        _push(read, edge, 0, b"".join(hashes), start // TILE_WIDTH)
-        last = entries[-1]
-        if each is not None:
-            each(start + width)
-    for level, data in enumerate(edge):
-        if data:
-            count = size >> level * TILE_HEIGHT
-            _compare(read, Tile(level, count // TILE_WIDTH, count % TILE_WIDTH), data)
-    root = root_from_edge(edge) if edge else EMPTY_ROOT
-    return root, Leaf.from_bytes(last).recorded_at if last else None, known_root
-
-
-def _full_root(edge: list[bytes], hashes: list[bytes]) -> bytes:
-    """The root when these hashes have just filled a tile: carried upward as `_push` will."""
-    carried, levels = tile_root(b"".join(hashes)), [b""]
-    for data in edge[1:]:
-        if carried:
-            data = data + carried  # noqa: PLW2901
-            carried = b""
-        if len(data) == TILE_WIDTH * HASH_SIZE:
-            carried, data = tile_root(data), b""  # noqa: PLW2901
-        levels.append(data)
-    if carried:
-        levels.append(carried)
-    return root_from_edge(levels)
-
-
-def _push(read: Reader, edge: list[bytes], level: int, hashes: bytes, index: int) -> None:
-    """Add hashes at a level; a tile that fills is compared with the published one and carried up."""
-    if len(edge) <= level:
-        edge.append(b"")
-    edge[level] += hashes
-    if len(edge[level]) == TILE_WIDTH * HASH_SIZE:
-        full, edge[level] = edge[level], b""
-        _compare(read, Tile(level, index), full)
-        _push(read, edge, level + 1, tile_root(full), index // TILE_WIDTH)
-
-
-def _file(read: Reader, tile: Tile) -> bytes:
-    """A tile or bundle; where a partial one is gone, the full one of the same place, cut to width."""
-    path = bundle_path(tile.index, tile.width) if tile.level < 0 else tile_path(tile)
-    data = read(path)
-    if data is None and not tile.full:
-        whole = read(bundle_path(tile.index) if tile.level < 0 else tile_path(Tile(tile.level, tile.index)))
-        if whole is not None:
-            data = _cut(whole, tile)
-    if data is None:
-        raise _Missing(path)
-    if len(data) > _MAX_BUNDLE:
-        raise Tampered("A published file is larger than it can be.")
-    return data
-
-
-def _cut(whole: bytes, tile: Tile) -> bytes:
-    if tile.level >= 0:
-        return whole[: tile.width * HASH_SIZE]
-    end = 0
-    for _ in range(tile.width):
-        end += 2 + int.from_bytes(whole[end : end + 2], "big")
-    return whole[:end]
-
-
-def _compare(read: Reader, tile: Tile, expected: bytes) -> None:
-    if _file(read, tile) != expected:
-        raise Tampered(f"{tile_path(tile)} is not what the entries hash to.")
+    tip, believed = built.tip, None
+    if policy is not None:
+        believed = next((o for o in (opened, earlier) if o is not None and o.enough), None)
+        if believed is not None:
+            tip = built.tips.get(believed.checkpoint.size, tip)
+            detail = detail[:-1] + f"; a quorum has cosigned {believed.checkpoint.size} of them."
+    outcome = Outcome.OK
+    if policy is not None and believed is None:
+        outcome, detail = Outcome.UNWITNESSED, "No quorum of the trust policy's witnesses has cosigned."
+    elif since is not None and (tip.newest is None or tip.newest < to_micros(since)):
+        outcome, detail = Outcome.STALE, "The log's last entry is older than allowed."
+    return LogReport(
+        outcome,
+        detail,
+        checkpoint.origin,
+        size,
+        checkpoint.root,
+        tip.newest,
+        checkpoint,
+        witnessed=None if believed is None else believed.checkpoint.size,
+        cosignatures=() if believed is None else believed.cosignatures,
+    )
 
 
 # the node's own check
@@ -297,8 +231,8 @@ def _check_entries(view: LedgerView) -> None:
         return encode_bundle([row.leaf for row in rows]) if len(rows) == tile.width else None
 
     try:
-        root, _, _ = _rebuild(read, head.size, None, None)
-    except _Missing as missing:
+        root = rebuild(read, head.size).tip.root
+    except Missing as missing:
         raise Tampered(f"The database lacks {missing}.") from missing
     if root != head.root:
         raise Tampered("The stored entries do not have the stored root.")
