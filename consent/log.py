@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 from consent.checkpoint import Checkpoint, sign_checkpoint
 from consent.cosignatures import add_signatures
-from consent.encoding import Leaf, to_micros, uuid7
+from consent.encoding import render_leaves, to_micros
 from consent.errors import RolledBack
-from consent.merkle import EMPTY_ROOT, HASH_SIZE, consistency_proof, inclusion_proof, leaf_hash, tree_root
+from consent.merkle import EMPTY_ROOT, HASH_SIZE, consistency_proof, inclusion_proof, tree_root
 from consent.notes import NoteSignature, NoteSigner
 from consent.proofs import EntryProof
 from consent.static import StaticLog
@@ -29,7 +29,6 @@ from consent.tiles import (
     Tile,
     encode_bundle,
     root_from_edge,
-    split_hashes,
     subtree_from_tiles,
     tile_root,
     tiles_between,
@@ -160,13 +159,14 @@ class TransparencyLog:
             for pending in batch:
                 now = max(to_micros(self._clock()), now + 1)
                 staged = pending.work.stage(tx, size, now)
-                randoms = self._random(10 * len(staged))
-                for i, (type_, commit, policy, side) in enumerate(staged):
-                    leaf = Leaf(
-                        uuid7(now, randoms[10 * i : 10 * i + 10]), type_, now, policy, commit
-                    ).to_bytes()
-                    rows.append(EntryRow(size + i, leaf, side))
-                    hashes.append(sha256(b"\x00" + leaf).digest())
+                leaves = render_leaves(
+                    now, self._random(10 * len(staged)), [(s.type, s.commit, s.policy_hash) for s in staged]
+                )
+                rows.extend(
+                    EntryRow(index, leaf, s.side)
+                    for index, (leaf, s) in enumerate(zip(leaves, staged, strict=True), size)
+                )
+                hashes.extend([sha256(b"\x00" + leaf).digest() for leaf in leaves])
                 pending.place = (size, len(staged))
                 size += len(staged)
             tx.add_entries(rows)
@@ -330,7 +330,7 @@ def _files(view: LedgerView, old: int, new: int) -> Iterator[tuple[Tile, bytes]]
         yield tile, data
         if tile.level == 0:
             start = tile.index * TILE_WIDTH
-            rows = view.entries(start, start + tile.width)
-            if [leaf_hash(row.leaf) for row in rows] != split_hashes(data):
+            leaves = view.leaves(start, start + tile.width)
+            if b"".join([sha256(b"\x00" + leaf).digest() for leaf in leaves]) != data:
                 raise Tampered("Stored entries do not hash to their tile; nothing was published.")
-            yield Tile(-1, tile.index, tile.width), encode_bundle([row.leaf for row in rows])
+            yield Tile(-1, tile.index, tile.width), encode_bundle(leaves)

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from consent.encoding import SALT_SIZE, Leaf, commitment, to_micros
-from consent.errors import KeysRotated
+from consent.errors import GrantConflict, KeysRotated
 from consent.events import (
     GRANTING,
     PROPAGATED,
@@ -37,11 +39,11 @@ from consent.subjects import (
     Opening,
     SubjectVault,
     pack_identifiers,
+    pack_opening,
     pack_openings,
     unpack_identifiers,
 )
 from consent.suppression import admit
-from privacy.errors import Misuse
 
 __all__ = [
     "IDENTIFIERS",
@@ -63,10 +65,12 @@ class _Subjects:
     vault: SubjectVault
     now: int
     handles: dict[bytes, bytes] = field(default_factory=dict)
-    keys: dict[bytes, bytes] = field(default_factory=dict)
+    keys: dict[bytes, AESGCM] = field(default_factory=dict)
     new: dict[bytes, bytes] = field(default_factory=dict)  # handle → wrapped key
     added: dict[bytes, list[Identifier]] = field(default_factory=dict)
     aliases: list[tuple[bytes, str, bytes]] = field(default_factory=list)
+    at: int = 0
+    """the position of the event that is looked at"""
 
     def resolve(self, events: Sequence[Event], version: int) -> list[tuple[bytes, Event]]:
         """One (handle, event) for each subject an event is about; unknown identifiers get a subject.
@@ -79,11 +83,22 @@ class _Subjects:
         lookups = {
             i: self.vault.lookup(i.kind)(i.canonical) for i in {i for e in events for i in e.identifiers}
         }
-        self.handles = self.tx.find_subjects(list(lookups.values()))
+        handles = self.handles = self.tx.find_subjects(list(lookups.values()))
+        linked = any(len(event.identifiers) > 1 for event in events)
         states = self.tx.standings_of(self._mixed(events, lookups))
         earlier: dict[bytes, list[Event]] = {}
         out: list[tuple[bytes, Event]] = []
-        for event in events:
+        for self.at, event in enumerate(events):
+            if not linked:
+                identifier = event.identifiers[0]
+                lookup = lookups[identifier]
+                handle = handles.get(lookup)
+                if handle is None:
+                    handle = handles[lookup] = self._new()
+                    self.added[handle] = [identifier]
+                    self.aliases.append((lookup, identifier.kind, handle))
+                out.append((handle, event))
+                continue
             found: dict[bytes, None] = {}
             fresh = []
             for identifier in dict.fromkeys(event.identifiers):
@@ -100,9 +115,7 @@ class _Subjects:
                     found = self._granted(event, about, named, bool(fresh))
                 restated = carried(event, {handle: about[handle] for handle in found}, self.now)
             if not found:
-                handle = self.vault.new_handle()
-                self.keys[handle], self.new[handle] = self.vault.new_key(handle)
-                found[handle] = None
+                found[self._new()] = None
             owner = next(iter(found))
             for identifier in fresh:
                 if self.handles.setdefault(lookups[identifier], owner) == owner:
@@ -113,6 +126,13 @@ class _Subjects:
                 earlier.setdefault(handle, []).append(fact)
             out.extend(decided)
         return out
+
+    def _new(self) -> bytes:
+        """A new subject's handle."""
+        handle = self.vault.new_handle()
+        key, self.new[handle] = self.vault.new_key(handle)
+        self.keys[handle] = AESGCM(key)
+        return handle
 
     def _mixed(self, events: Sequence[Event], lookups: Mapping[Identifier, bytes]) -> list[bytes]:
         """Known subjects whom an event names together with somebody else or with a new identifier."""
@@ -150,7 +170,7 @@ class _Subjects:
         Somebody restricted is not, when the grant comes with an identifier never seen with them, or names
         only some of theirs beside somebody else's: it may be another person who shares an identifier. Their
         restriction stays, and the new identifier gets a subject of its own. A grant by identifiers of theirs
-        alone, or by all of theirs and of the others', lifts it. Raises Misuse when nobody is left.
+        alone, or by all of theirs and of the others', lifts it. Raises GrantConflict when nobody is left.
         """
         left = {
             handle: None
@@ -159,11 +179,7 @@ class _Subjects:
             or not (fresh or not self._aliases(handle) <= named)
         }
         if not left and not fresh:
-            raise Misuse(
-                "The grant names several people, each only in part, who have restricted it.",
-                advice="Record one grant a person.",
-                code="grant_conflicts",
-            )
+            raise GrantConflict(self.at)
         return left
 
     def _aliases(self, handle: bytes) -> set[bytes]:
@@ -175,7 +191,7 @@ class _Subjects:
         known = [handle for handle in handles if handle not in self.new]
         stored = self.tx.subjects(known)
         for handle in known:
-            self.keys[handle] = self.vault.unwrap(handle, stored[handle].wrapped_key)
+            self.keys[handle] = AESGCM(self.vault.unwrap(handle, stored[handle].wrapped_key))
         rows = []
         for handle, wrapped in self.new.items():
             rows.append(SubjectRow(handle, wrapped, self._seal(handle, self.added.get(handle, [])), self.now))
@@ -216,7 +232,7 @@ class DecisionWork:
         subjects.save(order)
 
         salts = self.random(SALT_SIZE * len(decided))
-        openings: dict[bytes, list[Opening]] = {handle: [] for handle in order}
+        openings: dict[bytes, list[bytes]] = {handle: [] for handle in order}
         sides: dict[bytes, int] = {}
         staged: list[Staged] = []
         facts: list[tuple[bytes, Fact]] = []
@@ -226,7 +242,7 @@ class DecisionWork:
             payload = decision_payload(event, handle.hex(), fact.version, fact.effective_at, fact.expires_at)
             salt = salts[i * SALT_SIZE : (i + 1) * SALT_SIZE]
             side = sides.setdefault(handle, first + i)
-            openings[handle].append(Opening(first + i, salt, payload))
+            openings[handle].append(pack_opening(first + i, salt, payload))
             staged.append(Staged(event.type.value, commitment(salt, payload), policy_hash, side))
             facts.append((handle, fact))
         if self.ordered:
@@ -237,7 +253,7 @@ class DecisionWork:
                 SideRow(
                     sides[handle],
                     handle,
-                    self.vault.seal(subjects.keys[handle], handle, PAYLOADS, pack_openings(openings[handle])),
+                    self.vault.seal(subjects.keys[handle], handle, PAYLOADS, b"".join(openings[handle])),
                 )
                 for handle in order
             ]
@@ -258,15 +274,16 @@ def _fact(event: Event, current: int, now: int, index: int) -> Fact:
 
 
 def _apply_facts(tx: LedgerTransaction, facts: Sequence[tuple[bytes, Fact]], new: set[bytes]) -> None:
-    keys = dict.fromkeys(StandingKey(f.purpose, f.partner, handle) for handle, f in facts)
-    known = [key for key in keys if key.subject not in new]
+    keys = [StandingKey(f.purpose, f.partner, handle) for handle, f in facts]
+    known = [key for key in dict.fromkeys(keys) if key.subject not in new]
     before = tx.standings(known) if known else {}
     state: dict[StandingKey, Standing] = dict(before)
     changed: dict[StandingKey, Standing] = {}
-    for handle, fact in facts:
-        key = StandingKey(fact.purpose, fact.partner, handle)
-        after = step(state.get(key), fact)
-        if after != Standing() and after is not state.get(key):
+    nothing = Standing()
+    for key, (_, fact) in zip(keys, facts, strict=True):
+        standing = state.get(key)
+        after = step(standing, fact)
+        if after is not standing and after != nothing:
             state[key] = changed[key] = after
     tx.put_standings(changed, set(before))
 

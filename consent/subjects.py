@@ -110,13 +110,12 @@ def pair_pseudonyms(pair_key: bytes, identifiers: Sequence[Identifier]) -> dict[
     return out
 
 
+def pack_opening(index: int, salt: bytes, payload: bytes) -> bytes:
+    return index.to_bytes(8, "big") + salt + len(payload).to_bytes(4, "big") + payload
+
+
 def pack_openings(openings: Sequence[Opening]) -> bytes:
-    return b"".join(
-        [
-            i.to_bytes(8, "big") + salt + len(payload).to_bytes(4, "big") + payload
-            for i, salt, payload in openings
-        ]
-    )
+    return b"".join([pack_opening(*opening) for opening in openings])
 
 
 def unpack_openings(data: bytes) -> list[Opening]:
@@ -211,16 +210,19 @@ class SubjectVault:
     def unwrap(self, handle: bytes, wrapped: bytes) -> bytes:
         return self._ring.unwrap(wrapped, b"consent/subject/" + handle)
 
-    def seal(self, key: bytes, handle: bytes, what: bytes, plaintext: bytes) -> bytes:
+    def seal(self, key: bytes | AESGCM, handle: bytes, what: bytes, plaintext: bytes) -> bytes:
+        """`key` as a cipher saves making it anew for each record of the same subject."""
+        cipher = key if isinstance(key, AESGCM) else AESGCM(key)
         nonce = self._random(12)
-        return _SEAL_VERSION + nonce + AESGCM(key).encrypt(nonce, plaintext, what + b"/" + handle)
+        return _SEAL_VERSION + nonce + cipher.encrypt(nonce, plaintext, what + b"/" + handle)
 
-    def open(self, key: bytes, handle: bytes, what: bytes, sealed: bytes) -> bytes:
+    def open(self, key: bytes | AESGCM, handle: bytes, what: bytes, sealed: bytes) -> bytes:
         """Raises Tampered when the record was changed or belongs to another subject."""
         if not compare_digest(sealed[:1], _SEAL_VERSION) or len(sealed) < 29:
             raise Tampered("A sealed record has an unknown form.", code="bad_side_record")
         try:
-            return AESGCM(key).decrypt(sealed[1:13], sealed[13:], what + b"/" + handle)
+            cipher = key if isinstance(key, AESGCM) else AESGCM(key)
+            return cipher.decrypt(sealed[1:13], sealed[13:], what + b"/" + handle)
         except InvalidTag:
             raise Tampered(
                 "A sealed record was changed, or belongs elsewhere.", code="bad_side_record"

@@ -59,7 +59,12 @@ subjects = sa.Table(
     # whom this subject turned out to be, and since when; its key stays, as its payloads are sealed under it
     sa.Column("merged_into", sa.LargeBinary, nullable=True),
     sa.Column("merged_at", sa.BigInteger, nullable=True),
-    sa.Index("consent_subjects_merged", "merged_into"),
+    sa.Index(
+        "consent_subjects_merged",
+        "merged_into",
+        sqlite_where=sa.text("merged_into IS NOT NULL"),
+        postgresql_where=sa.text("merged_into IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 aliases = sa.Table(

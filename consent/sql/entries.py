@@ -38,6 +38,11 @@ class EntriesView(ReadRows):
         )
         return [EntryRow(idx, bytes(leaf), side) for idx, leaf, side in rows]
 
+    def leaves(self, start: int, end: int) -> list[bytes]:
+        mark = "?" if self._sqlite else "%s"
+        query = f"SELECT leaf FROM consent_entries WHERE idx >= {mark} AND idx < {mark} ORDER BY idx"  # noqa: S608
+        return [leaf for (leaf,) in self._c.exec_driver_sql(query, (start, end)).cursor.fetchall()]
+
     def side(self, first_index: int) -> SideRow | None:
         return next(iter(self._sides(t.side.c.first_index == first_index)), None)
 

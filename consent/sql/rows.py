@@ -55,7 +55,7 @@ class WriteRows(ReadRows):
         if self._sqlite:
             marks = ", ".join("?" * len(columns))
             statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
-            self._c.exec_driver_sql(statement, [tuple(row) for row in rows])
+            self._c.exec_driver_sql(statement, list(rows))
         elif len(rows) < _COPY_FROM:
             self._c.execute(sa.insert(table), [dict(zip(columns, row, strict=True)) for row in rows])
         else:

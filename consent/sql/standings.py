@@ -100,11 +100,10 @@ class StandingsChanges(StandingsView, WriteRows):
     """Writes of the state."""
 
     def put_standings(self, rows: Mapping[StandingKey, Standing], existing: set[StandingKey]) -> None:
-        new = sorted((*key, *standing) for key, standing in rows.items() if key not in existing)
-        self._insert(t.state, (*StandingKey._fields, *_STANDING), new)
         columns = (*StandingKey._fields, *_STANDING)
-        changed = [(*key, *standing) for key, standing in rows.items() if key in existing]
-        self._upsert(t.state, [dict(zip(columns, row, strict=True)) for row in changed])
+        new = [(*key, *standing) for key, standing in rows.items() if key not in existing]
+        self._insert(t.state, columns, sorted(new))
+        self._put(t.state, columns, [(*key, *standing) for key, standing in rows.items() if key in existing])
 
     def remove_standings(self, subjects: Sequence[bytes]) -> int:
         gone = [(*place, who) for who, state in self.standings_of(subjects).items() for place in state]

@@ -16,6 +16,7 @@ from consent.encoding import (
     is_leaf,
     parse_json,
     parse_time,
+    render_leaves,
     render_time,
     to_micros,
     uuid7,
@@ -122,3 +123,15 @@ def test_json_larger_than_the_limit_is_refused():
     with pytest.raises(BadInput) as caught:
         parse_json(b'"' + b"x" * 100 + b'"', limit=50)
     assert caught.value.code == "too_large"
+
+
+@given(
+    st.integers(0, 1 << 52),
+    st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=10, max_size=10)), max_size=5),
+)
+def test_many_leaves_are_written_as_one_is(micros, items):
+    policy, random = "ab" * 32, b"".join(r for _, r in items)
+    written = render_leaves(micros, random, [("consent.granted", commit, policy) for commit, _ in items])
+    assert written == [
+        Leaf(uuid7(micros, r), "consent.granted", micros, policy, commit).to_bytes() for commit, r in items
+    ]
