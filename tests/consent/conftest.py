@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from consent.feed import FEED_PATH, Feed
+from consent.feed import Delivery, Feed, Hearing
+from consent.lease import Leases
 from consent.ledger import Ledger
-from consent.peers import PeerResponse
 from consent.sql import metadata
-from privacy.errors import ComityError, PeerUnreachable, PeerViolation
+from privacy.errors import PeerViolation
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
 
@@ -30,6 +30,9 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
+
+    def steady(self) -> float:
+        return self.now.timestamp()
 
     def move(self, **by: float) -> None:
         self.now += timedelta(**by)
@@ -56,7 +59,7 @@ class Node:
     pair: PairKey = field(default_factory=PairKey)
 
     def open(self, **options: object) -> Ledger:
-        return Ledger.open(
+        ledger = Ledger.open(
             self.engine,
             keyring=self.ring,
             signing_key=self.key,
@@ -66,6 +69,8 @@ class Node:
             pair_keys=self.pair,
             **options,  # type: ignore[arg-type]
         )
+        ledger.leases = Leases(self.clock.steady)
+        return ledger
 
 
 @pytest.fixture
@@ -104,35 +109,56 @@ def make_node(tmp_path: Path, clock: Clock) -> Iterator[Callable[[str], Node]]:
 
 
 class Wire:
-    """A `PeerConnection` straight into the partner's feed, with faults to order.
+    """A reader's line to a sender's feed, in memory, with faults to order.
 
-    `before` sees a request body and may replace it or raise; `after` sees the answer likewise.
+    `before` sees each message on its way and may replace it or raise; `after` sees each acknowledgement.
     """
 
-    def __init__(self, partner: str, sender: str, feed: Feed) -> None:
-        self.partner = partner
-        self._sender = sender
-        self._feed = feed
+    def __init__(self, sender: str, sender_feed: Feed, reader: str, reader_feed: Feed) -> None:
+        self.sender, self.sender_feed = sender, sender_feed
+        self.reader, self.reader_feed = reader, reader_feed
         self.before: Callable[[bytes], bytes] = lambda body: body
         self.after: Callable[[bytes], bytes] = lambda body: body
         self.bodies: list[bytes] = []
+        self.acks: list[bytes] = []
 
-    def request(
-        self, method: str, path: str, *, body: bytes = b"", content_type: str = "", timeout: float = 30.0
-    ) -> PeerResponse:
-        assert path == FEED_PATH
-        if method == "GET":
-            return PeerResponse(200, {}, self._feed.position(self._sender))
-        body = self.before(body)
+    def connect(self) -> tuple[Hearing, Delivery]:
+        hearing = self.reader_feed.incoming.open(self.sender)
+        return hearing, self.sender_feed.outgoing.open(self.reader, hearing.after, hearing.nonce)
+
+    def step(self, hearing: Hearing, delivery: Delivery) -> bool:
+        """One message; whether more waits."""
+        body, _ = self.sender_feed.outgoing.message(delivery)
         self.bodies.append(body)
+        return self.reader_feed.incoming.apply(hearing, self.before(body))
+
+    def hear(self) -> None:
+        """One connection, until the reader is up to date."""
+        hearing, delivery = self.connect()
         try:
-            answer = self._feed.apply(self._sender, body)
-        except PeerUnreachable:
+            while self.step(hearing, delivery):
+                pass
+        finally:
+            self.sender_feed.outgoing.close(delivery)
+
+    def acknowledge(self) -> int:
+        """Post what is due; how many rows that settled at the sender."""
+        due = self.reader_feed.incoming.acknowledgement(self.sender)
+        if due is None:
+            return 0
+        self.acks.append(due[1])
+        try:
+            settled = self.sender_feed.outgoing.acknowledge(self.reader, self.after(due[1]))
+        except PeerViolation:
+            self.reader_feed.incoming.unacknowledged(self.sender)
             raise
-        except ComityError as error:
-            # What a problem document keeps of an error.
-            raise PeerViolation(error.detail, code=error.code) from None
-        return PeerResponse(200, {}, self.after(answer))
+        self.reader_feed.incoming.acknowledged(self.sender, due[0])
+        return settled
+
+    def read(self) -> int:
+        """Hear all there is and acknowledge it; how many rows that settled."""
+        self.hear()
+        return self.acknowledge()
 
 
 @dataclass
@@ -155,18 +181,20 @@ def pair(make_node: Callable[[str], Node]) -> Pair:
     shop.join_partner("bank", bank.vkey)
     bank.join_partner("shop", shop.vkey)
     shop_feed, bank_feed = Feed(shop, signing_key=shop_node.key), Feed(bank, signing_key=bank_node.key)
-    return Pair(shop, bank, shop_feed, bank_feed, Wire("bank", "shop", bank_feed), shop_node, bank_node)
+    wire = Wire("shop", shop_feed, "bank", bank_feed)
+    return Pair(shop, bank, shop_feed, bank_feed, wire, shop_node, bank_node)
 
 
 @pytest.fixture
 def joined() -> Callable[[Ledger, Node, Ledger, Node], Wire]:
-    """Make two ledgers partners; returns the line from the first to the second."""
+    """Make two ledgers partners; returns the line on which the second hears the first."""
 
     def join(sender: Ledger, sender_node: Node, receiver: Ledger, receiver_node: Node) -> Wire:
         sender.join_partner(receiver_node.name, receiver.vkey)
         receiver.join_partner(sender_node.name, sender.vkey)
-        feed = Feed(receiver, signing_key=receiver_node.key)
-        return Wire(receiver_node.name, sender_node.name, feed)
+        told = Feed(sender, signing_key=sender_node.key)
+        heard = Feed(receiver, signing_key=receiver_node.key)
+        return Wire(sender_node.name, told, receiver_node.name, heard)
 
     return join
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from consent.api import create_router
 from consent.events import withdraw
-from consent.feed import Feed
+from consent.feed_log import FeedLeaf
 from consent.gate import ConsentGate
 from consent.http import MAX_BODY
 from consent.proofs import from_base64
@@ -87,8 +87,9 @@ def test_a_decision_is_recorded_asked_for_and_taken_back(client):
         ("GET", "/v1/receipts/x", None),
         ("POST", "/v1/receipts/x/absence", {}),
         ("GET", "/v1/purposes", None),
-        ("POST", "/v1/peer/feed", {}),
-        ("GET", "/v1/peer/feed", None),
+        ("POST", "/v1/feed/acks", {}),
+        ("GET", "/v1/feed?after=0&nonce=0123456789abcdef", None),
+        ("GET", "/v1/peer/feed/heard", None),
     ],
 )
 def test_everything_but_the_log_asks_who_calls(client, pair, method, path, body):
@@ -127,32 +128,52 @@ def test_malformed_requests_change_nothing_and_are_not_quoted(client, pair, body
 
 def test_huge_bodies_are_refused_whether_announced_or_not(client):
     huge = b" " * (MAX_BODY + 1)
-    for path, headers in (("/v1/consents", STEWARD), ("/v1/peer/feed", {"x-partner": "bank"})):
+    for path, headers in (("/v1/consents", STEWARD), ("/v1/feed/acks", {"x-partner": "bank"})):
         assert client.post(path, content=huge, headers=headers).json()["code"] == "too_large"
         pieces = (huge[i : i + 65_536] for i in range(0, len(huge), 65_536))
         assert client.post(path, content=pieces, headers=headers).json()["code"] == "too_large"
 
 
-def test_the_feed_works_over_http(pair, make_node):
-    bank = serve(pair.bank, pair.bank_feed)
-    from consent.peers import PeerResponse
-
-    class Line:
-        partner = "bank"
-
-        def request(self, method, path, *, body=b"", content_type="", timeout=30.0):
-            answer = bank.request(method, path, content=body, headers={"x-partner": "shop"})
-            assert answer.status_code == 200
-            return PeerResponse(200, answer.headers, answer.content)
-
+def test_the_feed_is_polled_and_acknowledged_over_http(pair, client):
     pair.shop.record([withdraw([("email", b"ann@example.org")])])
-    assert Feed(pair.shop, signing_key=pair.shop_node.key).pump(Line()).acknowledged == 1
-    assert (
-        bank.post("/v1/peer/feed", content=b"{}", headers={"x-partner": "shop"}).json()["code"]
-        == "feed_malformed"
-    )
-    position = bank.get("/v1/peer/feed", headers={"x-partner": "shop"}).json()
-    assert position["seq"] == 1
+    asks = {"x-partner": "bank"}
+    hearing = pair.bank_feed.incoming.open("shop")
+    path = f"/v1/feed?after={hearing.after}&nonce={hearing.nonce}&wait=5"
+    answer = client.get(path, headers=asks)
+    assert answer.headers["content-type"] == "application/json"
+    assert pair.bank_feed.incoming.apply(hearing, answer.content) is False
+    _, ack = pair.bank_feed.incoming.acknowledgement("shop")
+    assert client.post("/v1/feed/acks", content=ack, headers=asks).status_code == 204
+    (status,) = client.get("/v1/optouts/status", headers=STEWARD).json()["partners"]
+    assert (status["queued"], status["delivered"], status["connected"]) == (0, 1, True)
+    assert client.post("/v1/feed/acks", content=b"{}", headers=asks).json()["code"] == "feed_malformed"
+
+
+def test_what_was_heard_is_given_back_to_who_said_it(pair):
+    pair.shop.record([withdraw([("email", b"ann@example.org")])])
+    pair.wire.read()
+    bank = serve(pair.bank, pair.bank_feed)
+    heard = bank.get("/v1/peer/feed/heard", headers={"x-partner": "shop"}).json()
+    assert heard["size"] == 1 and "shop.example/consent/feed/" in heard["checkpoint"]
+    (item,) = heard["items"]
+    leaf = FeedLeaf.from_bytes(from_base64(item["leaf"]))
+    assert (leaf.seq, leaf.purposes) == (1, ("*",)) and list(item["pseudonyms"]) == ["email"]
+    beyond = bank.get("/v1/peer/feed/heard?after=1", headers={"x-partner": "shop"}).json()
+    assert beyond["items"] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "", "after=0", "after=-1&nonce=0123456789abcdef", "after=x&nonce=0123456789abcdef",
+        "after=0&nonce=short", "after=0&nonce=0123456789abcde%0A", "after=0&nonce=" + "a" * 65,
+        "after=0&nonce=0123456789abcdef&wait=31", "after=0&nonce=0123456789abcdef&wait=nan",
+        "after=99999999999999999999999&nonce=0123456789abcdef",
+    ],
+)  # fmt: skip
+def test_a_question_to_the_feed_that_is_none_is_refused(client, query):
+    answer = client.get(f"/v1/feed?{query}", headers={"x-partner": "bank"})
+    assert answer.status_code == 400
 
 
 def test_the_published_log_verifies_over_http_and_serves_nothing_else(client, pair):
@@ -220,6 +241,7 @@ def test_the_api_describes_itself(client):
         "/v1/consents/check",
         "/v1/optouts",
         "/v1/optouts/status",
-        "/v1/peer/feed",
+        "/v1/feed",
+        "/v1/feed/acks",
     } <= set(paths)
     assert client.get("/v1/purposes", headers=STEWARD).json()["version"] == 1
