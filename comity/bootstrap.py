@@ -35,7 +35,6 @@ from privacy.signing import SigningKey
 
 if TYPE_CHECKING:
     from comity.node import Node
-    from comity.people import people_of
 
 __all__ = ["build_node", "open_records"]
 
@@ -164,6 +163,7 @@ def _assemble(records: Records) -> Node:
     from comity.feed_readers import FeedReaders
     from comity.guards import NodeGuards
     from comity.node import Node
+    from comity.people import people_of
     from comity.witnessing import Witnessing
     from consent.feed import Feed
     from consent.routes import people as people_routes

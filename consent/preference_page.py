@@ -127,12 +127,14 @@ class PreferencePage:
     ) -> str:
         """The page with everything to choose. `saved`, `everything`: what was done just now."""
         text = texts()[language]
+        groups = self._groups(choices, text, language)
         return self._render(
             "preferences.html",
             language,
             action=action,
             form=choices.form,
-            groups=self._groups(choices, text, language),
+            notice=_shared_notice(groups),
+            groups=groups,
             everything_denied=choices.everything_denied,
             limited=bool(opened.link.purposes or opened.link.partners),
             signalled=signalled and any(choice.signalled for choice in choices.items),
@@ -176,6 +178,16 @@ class PreferencePage:
         for name, group in groups.items():
             group["title"] = _in(choices.titles.get(name, {}), language) or name
         return list(groups.values())
+
+
+def _shared_notice(groups: Sequence[dict[str, Any]]) -> str:
+    """The notice of all groups if they have the same one, which is then said once for all of them."""
+    notices = {group["notice"] for group in groups}
+    if len(groups) < 2 or len(notices) > 1:
+        return ""
+    for group in groups:
+        group["notice"] = ""
+    return str(notices.pop())
 
 
 def _in(given: Mapping[str, str], language: str) -> str:

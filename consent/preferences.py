@@ -8,7 +8,7 @@ what was withdrawn since; and it names the notice that it rests on.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from consent.encoding import from_micros, to_micros
 from consent.events import EVERY_PARTNER, Event, grant, refuse, withdraw
-from consent.laws import Trait
 from consent.preference_links import OpenLink
-from consent.purposes import EVERY_PURPOSE, Notice, Purpose
+from consent.purposes import EVERY_PURPOSE, Notice, Purpose, ancestry
+from consent.signals import Signal, Standard, record_signal, restricted_by
 from consent.state import Reason, Standing, StateKey, decide
 from consent.terms import ConsentTerms, ConsentType
 from privacy.errors import Misuse
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "Choices", "Preferences", "Saved", "Status"]
 
 METHOD = "preference_link"
-_SALE = frozenset({Trait.SOLD, Trait.SHARED})
 
 
 class Status(StrEnum):
@@ -106,18 +105,16 @@ class Saved:
 
 
 class Preferences:
-    """Reads and records choices. Thread-safe.
+    """Reads and records choices. Thread-safe."""
 
-    `blocked` says for which purposes a Global Privacy Control signal means no: sale and sharing, unless
-    told otherwise.
-    """
-
-    def __init__(self, ledger: Ledger, *, blocked: Callable[[Purpose], bool] | None = None) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._blocked = blocked or (lambda purpose: bool(purpose.traits & _SALE))
 
     def choices(self, opened: OpenLink, *, signalled: bool = False) -> Choices:
-        """How everything stands that the link is about. Only purposes without children are chosen among."""
+        """How everything stands that the link is about. Only purposes without children are chosen among.
+
+        `signalled`: the request carried Global Privacy Control.
+        """
         policy, link = self._ledger.policy, opened.link
         wanted = link.purposes or (EVERY_PURPOSE,)
         listed = [
@@ -128,10 +125,11 @@ class Preferences:
         ]
         partners = link.partners or tuple(sorted(p.name for p in self._ledger.partners())) or (EVERY_PARTNER,)
         states = self._states(opened)
+        restricted = set(restricted_by(Signal(Standard.GPC, "1"), policy)) if signalled else set()
         items = []
         for purpose in listed:
             notice = next((n for n in policy.notices.values() if n.covers(purpose)), None)
-            blocked = signalled and self._blocked(purpose)
+            blocked = not restricted.isdisjoint(ancestry(purpose.name))
             for partner in partners:
                 status, at = self._status(opened, states, purpose.name, partner)
                 since = None if at is None else from_micros(at)
@@ -155,7 +153,8 @@ class Preferences:
         signalled: bool = False,
     ) -> Saved:
         """Record the answers (by `Choice.name`) that change something: noes always, yeses if `form` is the
-        MAC of what stands now. `screen` is the hex SHA-256 of the page's template. All in one append.
+        MAC of what stands now. `screen` is the hex SHA-256 of the page's template. All in one append; a
+        signal of the browser is recorded after that.
         """
         with self._ledger.store.read() as view:
             # A yes takes effect when this page was judged current: against a no that is recorded in between
@@ -188,6 +187,8 @@ class Preferences:
             stale, yes = True, []
             if no:
                 self._ledger.record(no)
+        if signalled:
+            record_signal(self._ledger, opened.identifiers, Signal(Standard.GPC, "1"))
         return Saved(len(yes), len(no), stale, blocked)
 
     def deny_everything(self, opened: OpenLink, *, method: str = METHOD) -> Recorded | None:

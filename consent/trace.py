@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from consent.absence import reaches
 from consent.encoding import Leaf, parse_json
@@ -76,6 +76,14 @@ class TracedUse:
     after_opt_out: bool
     consequences: tuple[Consequence, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "receipt": self.receipt.to_dict(),
+            "after_opt_out": self.after_opt_out,
+            "consequences": [found.to_dict() for found in self.consequences],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class TraceReport:
@@ -95,21 +103,13 @@ class TraceReport:
     other_key: int
     next: int | None
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "subject": self.subject,
             "opt_out": self.opt_out,
             "purpose": self.purpose,
             "partner": self.partner,
-            "uses": [
-                {
-                    "index": use.index,
-                    "receipt": use.receipt.to_dict(),
-                    "after_opt_out": use.after_opt_out,
-                    "consequences": [found.to_dict() for found in use.consequences],
-                }
-                for use in self.uses
-            ],
+            "uses": [use.to_dict() for use in self.uses],
             "looked_at": self.looked_at,
             "other_key": self.other_key,
             "next": self.next,

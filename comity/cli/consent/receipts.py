@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from comity.cli.consent.app import app
+from comity.cli.consent.people import own_receipts
 from comity.cli.opening import opened
 from comity.cli.output import Directory, Json, document, moment, show, table
 from comity.cli.person import Email, Phone, Region, identifiers
@@ -24,19 +25,28 @@ def receipt(
     phone: Phone = None,
     region: Region = "CN",
     limit: Annotated[int, typer.Option(help="How many to list.", min=1, max=1000)] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write a person's receipts here.")
+    ] = None,
     directory: Directory = Path(),
     as_json: Json = False,
 ) -> None:
     """List receipts of use, show one with its log proof, or prove that a person was not in it.
 
-    With a person named, exits with 1 if they were in the use: there is no proof of absence then.
+    With a person and no ID: that person's own receipts, signed and proved, for them to keep. With both,
+    exits with 1 if they were in the use: there is no proof of absence then.
 
     Examples:
 
         comity consent receipt --dir bank
 
+        comity consent receipt --email - --out receipts.json --dir bank
+
         comity consent receipt 3c1f… --email - --dir bank --json > absent.json
     """
+    if receipt_id is None and (email is not None or phone is not None):
+        own_receipts(directory, identifiers(email, phone, region), out, as_json)
+        return
     if receipt_id is None:
         _list_receipts(directory, limit, as_json)
         return
