@@ -1,6 +1,6 @@
 """What the consent room raises on purpose.
 
-    Misuse          UnknownPurpose, UnknownPartner, UnknownReceipt
+    Misuse          GrantConflict, UnknownPurpose, UnknownPartner, UnknownReceipt
     BadInput        TooLarge, BadTrustPolicy
     Refused         MemberPresent, InvalidConsent, ConsentStale
     PeerViolation   FeedGap, FeedConflict
@@ -19,6 +19,7 @@ __all__ = [
     "ConsentStale",
     "FeedConflict",
     "FeedGap",
+    "GrantConflict",
     "HeadMoved",
     "InvalidConsent",
     "InvalidNote",
@@ -37,6 +38,19 @@ class UnknownPurpose(Misuse):
     """A purpose, or a version of the purpose tree, that the published policy does not hold."""
 
     code = "unknown_purpose"
+
+
+class GrantConflict(Misuse):
+    """A grant names several people, each only in part, who have restricted it. `position` as in the batch."""
+
+    code = "grant_conflicts"
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            "The grant names several people, each only in part, who have restricted it.",
+            advice="Record one grant a person.",
+        )
+        self.position = position
 
 
 class UnknownPartner(Misuse):
@@ -76,7 +90,8 @@ class InvalidConsent(Refused):
     separate_consent_required, written_consent_required, guardian_required, transfer_route_required,
     back_dated_grant, unknown_previous, bad_actor_signature.
 
-    `position` is that of the event among those to be recorded together, where it is known.
+    `position` is that of the event among those to be recorded together, where it is known; `positions` are
+    all of the same kind with their codes, where several were found at once.
     """
 
     code = "invalid_consent"
@@ -92,6 +107,7 @@ class InvalidConsent(Refused):
     ) -> None:
         super().__init__(detail, rule=rule, advice=advice, code=code)
         self.position = position
+        self.positions: dict[int, str] = {} if position is None else {position: self.code}
 
 
 class ConsentStale(Refused):

@@ -39,47 +39,62 @@ def back_dated(state: Mapping[StateKey, Standing], fact: Fact) -> bool:
 def in_sequence(
     tx: LedgerView, events: Sequence[Event], decided: Sequence[tuple[bytes, Event, Fact]], new: set[bytes]
 ) -> None:
-    """Raises InvalidConsent: `back_dated_grant`, `unknown_previous`, with the event's position in `events`.
+    """Raises InvalidConsent: `back_dated_grant`, `unknown_previous`, with every event's position in `events`.
 
     `decided` has one (handle, event, fact) for each subject that an event is about, in order; `new` are
     the handles that no event was about before.
     """
-    asked = {
+    dated = {
         handle
         for handle, event, _ in decided
         if event.type is EventType.GRANTED and event.effective_at is not None
     }
-    states = tx.standings_of([handle for handle in asked if handle not in new]) if asked - new else {}
+    continued = any(e.terms is not None and e.terms.previous is not None for e in events)
+    if not dated and not continued:
+        return
+    states = tx.standings_of([handle for handle in dated if handle not in new]) if dated - new else {}
+    wrong: dict[int, str] = {}  # by identity: an event may stand in a batch more than once
     for handle, event, fact in decided:
-        if event.terms is not None and event.terms.previous is not None:
-            _previous_checked(tx, events, event, handle)
-        if handle not in asked:
+        if continued and not _continues(tx, event, handle):
+            wrong[id(event)] = "unknown_previous"
+        if handle not in dated:
             continue
         state = states.setdefault(handle, {})
         if event.type is EventType.GRANTED and event.effective_at is not None and back_dated(state, fact):
-            raise InvalidConsent(
-                "The grant is dated before a withdrawal or refusal that stands.",
-                code="back_dated_grant",
-                rule="back_dated_grant",
-                advice="Only a decision made after it can lift it.",
-                position=_position(events, event),
-            )
+            wrong[id(event)] = "back_dated_grant"
+            continue
         key = (fact.purpose, fact.partner)
         state[key] = step(state.get(key), fact)
+    if wrong:
+        raise _invalid({i: wrong[id(event)] for i, event in enumerate(events) if id(event) in wrong})
 
 
-def _previous_checked(tx: LedgerView, events: Sequence[Event], event: Event, handle: bytes) -> None:
+def _continues(tx: LedgerView, event: Event, handle: bytes) -> bool:
+    """Whether the entry named as the previous one, if any, is about the same person."""
     previous = event.terms.previous if event.terms is not None else None
-    rows = [] if previous is None else tx.entries(previous, previous + 1)
+    if previous is None:
+        return True
+    rows = tx.entries(previous, previous + 1)
     side = tx.side(rows[0].side) if rows else None
-    if side is None or side.subject != handle:
-        raise InvalidConsent(
+    return side is not None and side.subject == handle
+
+
+def _invalid(wrong: dict[int, str]) -> InvalidConsent:
+    position = min(wrong)
+    if wrong[position] == "back_dated_grant":
+        error = InvalidConsent(
+            "The grant is dated before a withdrawal or refusal that stands.",
+            code="back_dated_grant",
+            rule="back_dated_grant",
+            advice="Only a decision made after it can lift it.",
+            position=position,
+        )
+    else:
+        error = InvalidConsent(
             "The entry named as previous is not about this person.",
             code="unknown_previous",
             rule="previous",
-            position=_position(events, event),
+            position=position,
         )
-
-
-def _position(events: Sequence[Event], event: Event) -> int | None:
-    return next((i for i, each in enumerate(events) if each is event), None)
+    error.positions.update(wrong)
+    return error
