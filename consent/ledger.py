@@ -143,12 +143,14 @@ class Ledger:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
         pair_keys: PairKeys | None = None,
+        start: bool = True,
     ) -> Ledger:
         """A ledger on an engine whose tables exist (`consent.sql.metadata`).
 
         `origin` names the log (a schemeless URL prefix); `directory` is where the static log is published,
         None for nowhere. Finishes a publication that a crash interrupted, refuses a database that holds
         less or other history than was published (RolledBack), and records the policy if it is a new one.
+        Without `start` none of that is done: only a restore wants it so.
         """
         key = VerifierKey(origin, signing_key.public.bytes32)
         ledger = cls(
@@ -162,7 +164,11 @@ class Ledger:
             static=None if directory is None else StaticLog(directory, key),
             pair_keys=pair_keys,
         )
-        ledger.start()
+        if start:
+            ledger.start()
+        else:
+            ledger.store.prepare()
+            ledger._settle_keys()
         return ledger
 
     def start(self) -> None:
@@ -301,8 +307,10 @@ class Ledger:
     def now(self, view: LedgerView) -> int:
         """The time in microseconds, never earlier than the newest entry even if the clock went back.
 
-        Raises KeysRotated when lookups are hashed otherwise by now: nobody would be found.
+        Raises KeysRotated when lookups are hashed otherwise by now: nobody would be found; RolledBack when
+        a partner has shown that this database is an old one.
         """
+        self.log.check_halted()
         if view.lookup_version() != self.vault.version:
             raise KeysRotated
         return max(to_micros(self.clock()), view.head().recorded_at)

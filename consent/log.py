@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 
 from consent.checkpoint import Checkpoint, sign_checkpoint
 from consent.cosignatures import add_signatures
-from consent.encoding import render_leaves, to_micros
-from consent.errors import RolledBack
+from consent.encoding import Leaf, render_leaves, to_micros
+from consent.errors import HeadMoved, RolledBack
 from consent.merkle import EMPTY_ROOT, HASH_SIZE, consistency_proof, inclusion_proof, tree_root
 from consent.notes import NoteSignature, NoteSigner
 from consent.proofs import EntryProof
@@ -36,7 +36,10 @@ from consent.tiles import (
 from consent.trust_policy import TrustPolicy
 from privacy.errors import Misuse, Refused, StorageError, Tampered
 
-__all__ = ["Appended", "Staged", "TransparencyLog", "Work"]
+__all__ = ["LOST", "Appended", "Staged", "TransparencyLog", "Work"]
+
+LOST = -1
+"""The side row of an entry whose payload a restore could not bring back: there is none."""
 
 _TILE_BYTES = TILE_WIDTH * HASH_SIZE
 
@@ -100,6 +103,7 @@ class TransparencyLog:
         self._turn = threading.Lock()
         self._latest: Checkpoint | None = None
         self._cosigned: Checkpoint | None = None
+        self._halted: tuple[str, str] | None = None
 
     @property
     def origin(self) -> str:
@@ -112,6 +116,7 @@ class TransparencyLog:
         been committed and only their publication have failed, in which case the next publication brings
         them out.
         """
+        self.check_halted()
         pending = _Pending(work)
         with self._queued:
             self._queue.append(pending)
@@ -150,27 +155,68 @@ class TransparencyLog:
             for pending in batch:
                 pending.done = True
 
+    def restore(self, start: int, leaves: Sequence[bytes], root: bytes, work: Work) -> Appended:
+        """Put entries back that were signed and published but are lost here, then append `work`, at once.
+
+        `leaves` are entries `start` … of the tree with this root; nothing of what they commit to comes back
+        with them. Raises HeadMoved unless the stored log ends at `start`, RolledBack unless the entries
+        lead from there to the root.
+        """
+        pending = _Pending(work)
+        with self._turn:
+            with self._store.write() as tx:
+                old = tx.head()
+                if old.size != start:
+                    raise HeadMoved("The log has grown since it was looked at.", advice="Start again.")
+                if _extend(tx, start, [sha256(b"\x00" + leaf).digest() for leaf in leaves]) != root:
+                    raise RolledBack("These entries do not continue the log that is stored here.")
+                tx.add_entries([EntryRow(i, leaf, LOST) for i, leaf in enumerate(leaves, start)])
+                newest = Leaf.from_bytes(leaves[-1]).recorded_at if leaves else old.recorded_at
+                size = start + len(leaves)
+                tx.set_head(old, Head(size, root, max(old.recorded_at, newest)))
+                self._append(tx, [pending])
+            return Appended(*pending.place, self._publish())
+
+    def halt(self, detail: str, advice: str = "") -> None:
+        """Append and answer nothing from now on: this database turned out to be rolled back."""
+        self._halted = (detail, advice)
+
+    def check_halted(self) -> None:
+        """Raises RolledBack after `halt`."""
+        if self._halted is not None:
+            raise RolledBack(self._halted[0], advice=self._halted[1])
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the stored tree when it had this size. Raises Misuse for one it has not had."""
+        with self._store.read() as view:
+            if not 0 <= size <= view.head().size:
+                raise Misuse("The log has not had this size.")
+            return tree_root(size, subtree_from_tiles(_trimmed(view, size)))
+
     def _commit(self, batch: list[_Pending]) -> None:
         with self._store.write() as tx:
-            old = tx.head()
-            now, size = old.recorded_at, old.size
-            rows: list[EntryRow] = []
-            hashes: list[bytes] = []
-            for pending in batch:
-                now = max(to_micros(self._clock()), now + 1)
-                staged = pending.work.stage(tx, size, now)
-                leaves = render_leaves(
-                    now, self._random(10 * len(staged)), [(s.type, s.commit, s.policy_hash) for s in staged]
-                )
-                rows.extend(
-                    EntryRow(index, leaf, s.side)
-                    for index, (leaf, s) in enumerate(zip(leaves, staged, strict=True), size)
-                )
-                hashes.extend([sha256(b"\x00" + leaf).digest() for leaf in leaves])
-                pending.place = (size, len(staged))
-                size += len(staged)
-            tx.add_entries(rows)
-            tx.set_head(old, Head(size, _extend(tx, old.size, hashes), now))
+            self._append(tx, batch)
+
+    def _append(self, tx: LedgerTransaction, batch: list[_Pending]) -> None:
+        old = tx.head()
+        now, size = old.recorded_at, old.size
+        rows: list[EntryRow] = []
+        hashes: list[bytes] = []
+        for pending in batch:
+            now = max(to_micros(self._clock()), now + 1)
+            staged = pending.work.stage(tx, size, now)
+            leaves = render_leaves(
+                now, self._random(10 * len(staged)), [(s.type, s.commit, s.policy_hash) for s in staged]
+            )
+            rows.extend(
+                EntryRow(index, leaf, s.side)
+                for index, (leaf, s) in enumerate(zip(leaves, staged, strict=True), size)
+            )
+            hashes.extend([sha256(b"\x00" + leaf).digest() for leaf in leaves])
+            pending.place = (size, len(staged))
+            size += len(staged)
+        tx.add_entries(rows)
+        tx.set_head(old, Head(size, _extend(tx, old.size, hashes), now))
 
     def publish(self) -> Checkpoint:
         """Bring the directory up to the database: after a crash, a restore, or another process's append."""
@@ -204,7 +250,7 @@ class TransparencyLog:
             if before.size > head.size:
                 raise RolledBack(
                     "The database holds less history than was signed before.",
-                    advice="It was restored from an older backup. Restore a newer one.",
+                    advice="It was restored from an older backup. Restore a newer one, or run: comity log restore",
                 )
             if tree_root(before.size, subtree) != before.root:
                 raise RolledBack("The database holds another history than was signed before.")
