@@ -155,17 +155,22 @@ class Event:
             if not _known(_KIND, kind) or not 1 <= len(canonical) <= MAX_IDENTIFIER:
                 raise BadInput("An identifier needs a kind and at most 512 bytes of canonical form.")
         if not _known(_PURPOSE, self.purpose):
-            raise BadInput("A purpose is written in dotted lower-case names.")
+            raise BadInput("A purpose is written in dotted lower-case names.", code="bad_purpose")
         if not _known(_PARTNER, self.partner):
-            raise BadInput("A partner's name is up to 128 letters, digits and . _ : / -, or * for all.")
+            raise BadInput(
+                "A partner's name is up to 128 letters, digits and . _ : / -, or * for all.",
+                code="bad_partner",
+            )
         if self.actor not in ACTORS:
             raise BadInput(f"An actor is one of: {', '.join(sorted(ACTORS))}.", code="bad_terms")
         if not (_known(_WORD, self.method) and _known(_WORD, self.basis)):
             raise BadInput("Method and basis are short lower-case words.")
         if self.purpose == "*" and self.type in GRANTING:
-            raise BadInput("A grant names its purpose; * can only be withdrawn or refused.")
+            raise BadInput(
+                "A grant names its purpose; * can only be withdrawn or refused.", code="unknown_purpose"
+            )
         if self.expires_at is not None and self.type not in GRANTING:
-            raise BadInput("Only a grant expires.")
+            raise BadInput("Only a grant expires.", code="bad_expiry")
         if self.details is not None and len(canonical_json(self.details)) > MAX_DETAILS:
             raise TooLarge(f"The details of an event are at most {MAX_DETAILS} bytes.")
 

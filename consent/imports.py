@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
-from consent.events import Event, EventType, Identifier
-from consent.ledger import Ledger
-from consent.subjects import IDENTIFIER_PROFILE
+from consent.encoding import to_micros
+from consent.events import GRANTING, Event, EventType
+from consent.import_rows import COLUMNS, IDENTIFIER_COLUMNS, RowReader, column_of, people_of, read_table
+from consent.ledger import SKEW, Ledger
 from consent.suppression import Suppressed, suppressed
-from privacy.errors import BadInput, ComityError
-from privacy.identifiers import canonical_column
+from privacy.errors import BadInput, Misuse, Refused
 
-__all__ = ["ImportReport", "RowError", "import_table", "read_table"]
+__all__ = ["IDENTIFIER_COLUMNS", "ImportRefused", "ImportReport", "RowError", "import_table", "read_table"]
 
-IDENTIFIER_COLUMNS: Mapping[str, str] = {"email": "email", "phone": "phone", "mobile": "phone"}
-DECISIONS: Mapping[str, EventType] = {
-    "grant": EventType.GRANTED,
-    "granted": EventType.GRANTED,
-    "refuse": EventType.REFUSED,
-    "refused": EventType.REFUSED,
-    "withdraw": EventType.WITHDRAWN,
-    "withdrawn": EventType.WITHDRAWN,
-}
-_OTHER = ("decision", "purpose", "partner", "at", "effective_at", "expires_at")
 _BATCH = 50_000  # events in one transaction
 _REPORTED = 1_000
 
@@ -49,9 +34,11 @@ class RowError:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """`recorded` events; `rejected` rows, of which `errors` lists the first thousand problems.
+    """`recorded` events; `rejected` rows, of which `errors` lists the first thousand problems by row.
 
-    `ignored_identifiers` counts identifiers that could not be read beside another that could, by code.
+    `repeated` rows say what the ledger says already, to the microsecond; they are not recorded again.
+    `ignored_identifiers` counts identifiers that could not be read beside another that could, by code;
+    `decisions` the rows recorded, by type.
     """
 
     rows: int
@@ -60,26 +47,20 @@ class ImportReport:
     errors: tuple[RowError, ...] = ()
     ignored_identifiers: Mapping[str, int] = field(default_factory=dict)
     decisions: Mapping[str, int] = field(default_factory=dict)
+    repeated: int = 0
 
 
-def read_table(path: Path) -> pa.Table:
-    """A CSV (UTF-8, all columns text), Parquet or Arrow IPC file. Raises BadInput."""
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pyarrow.parquet.read_table(path)
-        if path.suffix.lower() in (".arrow", ".feather", ".ipc"):
-            with pa.memory_map(str(path)) as source:
-                return pa.ipc.open_file(source).read_all()
-        with path.open("rb") as file:
-            header = file.readline(1 << 20).decode("utf-8-sig").strip()
-        names = next(csv.reader([header]), [])
-        options = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True
+class ImportRefused(BadInput):
+    """Some rows cannot be recorded, and nothing was; `report` says which."""
+
+    code = "bad_rows"
+
+    def __init__(self, report: ImportReport) -> None:
+        super().__init__(
+            f"{report.rejected} of {report.rows} rows cannot be recorded; nothing was.",
+            advice="Correct them, or ask for the good rows to be kept.",
         )
-        return pyarrow.csv.read_csv(path, convert_options=options)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        # Arrow's own message quotes the offending cell.
-        raise BadInput(f"{path.name} cannot be read as a table ({type(error).__name__}).") from None
+        self.report = report
 
 
 def import_table(
@@ -93,179 +74,190 @@ def import_table(
     decision: str | None = None,
     region: str = "CN",
     method: str = "import",
+    defaults: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Record every row of a table as a decision.
 
     Columns: one or more identifiers (`identifiers` maps column names to kinds; those present are used),
-    and `decision` (grant, refuse, withdraw), `purpose`, and optionally `partner` (default `*`), `at` (or
-    `effective_at`) and `expires_at` in ISO 8601; the keyword of the same name fills in for a column that
-    is missing. With `on_error="abort"` one bad row stops everything before anything is recorded (BadInput
-    with the report in `.report`); with `"skip"` the good rows are recorded. `progress(done, total)` counts
-    events. Raises BadInput for a table without the columns it needs.
+    and `decision` (grant, refuse, withdraw, renew, object), `purpose`, and optionally `purpose_version`,
+    `partner` (default `*`), `at` (or `effective_at`) and `expires_at` in ISO 8601, `basis`, `actor`, and
+    the terms (`consent.terms`) under their own names, lists divided by semicolons. The keyword of the same
+    name, or `defaults`, fills in for what is missing.
+
+    With `on_error="skip"` the good rows are recorded, in transactions of fifty thousand. With `"abort"` it
+    is one transaction of all rows or none: one bad row raises ImportRefused with the report in `.report`.
+    `progress(done, total)` counts events. Raises BadInput for a table without the columns it needs.
     """
     data = read_table(table) if isinstance(table, Path) else table
+    filled = dict(defaults or {})
+    filled.update(
+        {
+            name: value
+            for name, value in (("decision", decision), ("purpose", purpose), ("partner", partner))
+            if value is not None
+        }
+    )
+    columns = _columns(data, identifiers, filled)
+    people, ignored, unreadable = people_of(data, {name: identifiers[name] for name in columns}, region)
+    read = RowReader(ledger.policy, data, filled, method=method, latest=ledger.clock() + SKEW)
+    with ledger.store.read() as view:
+        everybody = (i for named in people for i in named)
+        erased = frozenset(suppressed(view, ledger.vault, everybody, ledger.now(view)))
+    tally = _Tally(data.num_rows, ignored)
+    rows: list[tuple[int, Event]] = []
+    for row, named in enumerate(people):
+        found: Event | tuple[str, str]
+        if row in unreadable:
+            found = ("identifier", "invalid_utf8")
+        else:
+            found = read.event(row, named) if named else ("identifier", "no_identifier")
+        if isinstance(found, Event) and not erased.isdisjoint(named):
+            found = ("row", Suppressed.code)
+        if isinstance(found, Event):
+            rows.append((row, found))
+        else:
+            tally.reject(row, *found)
+    if on_error == "abort":
+        _all_or_nothing(ledger, rows, tally)
+        if progress is not None:
+            progress(len(rows), len(rows))
+        return tally.report()
+    for start in range(0, len(rows), _BATCH):
+        _keep_good(ledger, rows[start : start + _BATCH], tally)
+        if progress is not None:
+            progress(min(start + _BATCH, len(rows)), len(rows))
+    return tally.report()
+
+
+@dataclass(eq=False)
+class _Tally:
+    """What the report will say."""
+
+    rows: int
+    ignored: Counter[str]
+    recorded: int = 0
+    rejected: int = 0
+    repeated: int = 0
+    errors: list[RowError] = field(default_factory=list)
+    decided: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, row: int, column: str, code: str) -> None:
+        self.rejected += 1
+        self.errors.append(RowError(row + 1, column, code))
+
+    def record(self, rows: Sequence[tuple[int, Event]], count: int) -> None:
+        self.recorded += count
+        self.decided.update(event.type.value for _, event in rows)
+
+    def report(self) -> ImportReport:
+        errors = tuple(sorted(self.errors, key=lambda error: error.row)[:_REPORTED])
+        return ImportReport(
+            self.rows, self.recorded, self.rejected, errors, dict(self.ignored), dict(self.decided),
+            self.repeated,
+        )  # fmt: skip
+
+
+def _columns(data: pa.Table, identifiers: Mapping[str, str], filled: Mapping[str, str]) -> list[str]:
+    """The identifier columns of a table that can be imported."""
     columns = [name for name in identifiers if name in data.column_names]
     if not columns:
         raise BadInput(
             f"The table needs an identifier column: {', '.join(identifiers)}.", code="missing_column"
         )
-    for name, given in (("decision", decision), ("purpose", purpose)):
-        if given is None and name not in data.column_names:
+    for name in ("decision", "purpose"):
+        if name not in filled and name not in data.column_names:
             raise BadInput(f"The table needs a column {name}.", code="missing_column")
+    if not set(filled) <= set(COLUMNS):
+        raise BadInput(f"Values can be given for: {', '.join(COLUMNS)}.", code="unknown_column")
     if len(set(data.column_names)) != len(data.column_names):
         raise BadInput("Two columns of the table have one name.", code="duplicate_column")
-    rows = data.num_rows
-    errors: list[RowError] = []
-    kinds = {name: identifiers[name] for name in columns}
-    people, ignored = _people(data, kinds, region)
-    cells = {name: _cells(data, name) for name in _OTHER if name in data.column_names}
-    defaults = {"decision": decision, "purpose": purpose, "partner": partner}
-    events: list[Event] = []
-    decided: Counter[str] = Counter()
-    rejected = 0
-    make = _Maker(ledger, cells, {k: v for k, v in defaults.items() if v is not None}, method)
+    return columns
+
+
+def _all_or_nothing(ledger: Ledger, rows: list[tuple[int, Event]], tally: _Tally) -> None:
+    if not tally.rejected:
+        fresh = _fresh(ledger, rows, tally)
+        if not fresh:
+            return
+        try:
+            tally.record(fresh, ledger.record([event for _, event in fresh], imported=True).count)
+            return
+        except (Misuse, Refused) as error:
+            for position, code in _positions(error).items():
+                tally.reject(fresh[position][0], column_of(code), code)
+            if not tally.rejected:
+                raise
+    tally.repeated = 0
+    raise ImportRefused(tally.report())
+
+
+def _keep_good(ledger: Ledger, rows: list[tuple[int, Event]], tally: _Tally) -> None:
+    """Record those of `rows` that the ledger takes; a row it does not take is found and reported."""
+    left = [_fresh(ledger, rows, tally)]
+    while left:
+        batch = left.pop()
+        if not batch:
+            continue
+        try:
+            tally.record(batch, ledger.record([event for _, event in batch], imported=True).count)
+        except (Misuse, Refused) as error:
+            wrong = _positions(error)
+            if not wrong and len(batch) == 1:
+                wrong = {0: error.code}
+            if not wrong:
+                # The error does not say which: the halves do, the earlier first.
+                middle = len(batch) // 2
+                left += [batch[middle:], batch[:middle]]
+                continue
+            for position, code in wrong.items():
+                tally.reject(batch[position][0], column_of(code), code)
+            left.append([each for i, each in enumerate(batch) if i not in wrong])
+
+
+def _positions(error: Misuse | Refused) -> dict[int, str]:
+    """Which events of the batch were at fault, with their codes, as far as the error says."""
+    found: object = getattr(error, "positions", None)
+    if isinstance(found, dict) and found:
+        return dict(found)
+    position: object = getattr(error, "position", None)
+    return {position: error.code} if isinstance(position, int) else {}
+
+
+def _fresh(ledger: Ledger, rows: list[tuple[int, Event]], tally: _Tally) -> list[tuple[int, Event]]:
+    """The rows that say something new; those that repeat what the ledger holds are counted."""
+    dated = [event for _, event in rows if event.effective_at is not None]
+    if not dated:
+        return rows
+    lookups = {
+        i: ledger.vault.lookup(i.kind)(i.canonical)
+        for event in dated
+        for i in dict.fromkeys(event.identifiers)
+    }
     with ledger.store.read() as view:
-        everybody = (i for named in people for i in named)
-        erased = frozenset(suppressed(view, ledger.vault, everybody, ledger.now(view)))
-    for row in range(rows):
-        found: Event | tuple[str, str] = ("identifier", "no_identifier")
-        if people[row]:
-            found = make.event(row, people[row])
-        if isinstance(found, Event) and not erased.isdisjoint(people[row]):
-            found = ("row", Suppressed.code)
-        if isinstance(found, Event):
-            events.append(found)
-            decided[found.type.value] += 1
-        else:
-            rejected += 1
-            if len(errors) < _REPORTED:
-                errors.append(RowError(row + 1, *found))
-    if rejected and on_error == "abort":
-        raise ImportRefused(ImportReport(rows, 0, rejected, tuple(errors), dict(ignored)))
-    recorded = 0
-    for start in range(0, len(events), _BATCH):
-        recorded += ledger.record(events[start : start + _BATCH], imported=True).count
-        if progress is not None:
-            progress(min(start + _BATCH, len(events)), len(events))
-    return ImportReport(rows, recorded, rejected, tuple(errors), dict(ignored), dict(decided))
+        handles = view.find_subjects(list(lookups.values()))
+        states = view.standings_of(list(dict.fromkeys(handles.values())))
 
-
-class ImportRefused(BadInput):
-    """Some rows cannot be read and nothing was recorded; `report` says which."""
-
-    code = "bad_rows"
-
-    def __init__(self, report: ImportReport) -> None:
-        super().__init__(
-            f"{report.rejected} of {report.rows} rows cannot be read; nothing was recorded.",
-            advice="Correct them, or ask for the good rows to be kept.",
-        )
-        self.report = report
-
-
-def _people(
-    data: pa.Table, kinds: Mapping[str, str], region: str
-) -> tuple[list[tuple[Identifier, ...]], Counter[str]]:
-    """The canonical identifiers of every row, and how many could not be read, by code."""
-    ignored: Counter[str] = Counter()
-    out: list[tuple[Identifier, ...]] = [()] * data.num_rows
-    for name, kind in kinds.items():
-        try:
-            made = canonical_column(kind, data.column(name), IDENTIFIER_PROFILE, region=region)
-        except (pa.ArrowException, ComityError) as error:
-            raise BadInput(
-                f"The column {name} cannot be read as {kind} addresses.", code="bad_column"
-            ) from error
-        ignored.update({f"{kind}_{reason}": count for reason, count in made.rejected.items()})
-        for row, value in enumerate(made.values.to_pylist()):
-            if value is not None:
-                out[row] = (*out[row], Identifier(kind, value))
-    return out, ignored
-
-
-def _cells(data: pa.Table, name: str) -> list[object]:
-    column = data.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = pc.utf8_trim_whitespace(column)
-    return list(column.to_pylist())
-
-
-class _Maker:
-    """Builds events out of cells; texts and times repeat, so each is read once."""
-
-    def __init__(
-        self, ledger: Ledger, cells: Mapping[str, list[object]], defaults: Mapping[str, str], method: str
-    ) -> None:
-        self._ledger = ledger
-        self._cells = cells
-        self._defaults = defaults
-        self._method = method
-        self._purposes: dict[str, str | None] = {}
-        self._times: dict[object, datetime | None] = {}
-
-    def _cell(self, name: str, row: int) -> object:
-        column = self._cells.get(name)
-        value = None if column is None else column[row]
-        return self._defaults.get(name) if value is None or value == "" else value
-
-    def event(self, row: int, people: tuple[Identifier, ...]) -> Event | tuple[str, str]:
-        """The event of a row, or (column, code) of what is wrong with it."""
-        decision, purpose = self._cell("decision", row), self._cell("purpose", row)
-        partner = self._cell("partner", row) or "*"
-        kind = DECISIONS.get(str(decision).lower())
-        if kind is None:
-            return "decision", "unknown_decision"
-        purpose_code = self._purpose(str(purpose), kind)
-        if purpose_code is not None:
-            return "purpose", purpose_code
-        when = self._cell("at", row) or self._cell("effective_at", row)
-        effective, expires = self._time(when), self._time(self._cell("expires_at", row))
-        if when is not None and effective is None:
-            return "at", "bad_time"
-        if self._cell("expires_at", row) is not None and expires is None:
-            return "expires_at", "bad_time"
-        try:
-            event = Event(
-                kind,
-                people,
-                str(purpose),
-                str(partner),
-                effective_at=effective,
-                expires_at=expires,
-                method=self._method,
+    def known(event: Event) -> bool:
+        about = {handles.get(lookups[i]) for i in event.identifiers}
+        handle = next(iter(about))
+        if len(about) > 1 or handle is None or event.effective_at is None:
+            return False
+        standing = states.get(handle, {}).get((event.purpose, event.partner))
+        if standing is None:
+            return False
+        at = to_micros(event.effective_at)
+        if event.type in GRANTING:
+            ends = None if event.expires_at is None else to_micros(event.expires_at)
+            version = event.purpose_version or ledger.policy.version
+            same = (at, version, ends)
+            return event.type is EventType.GRANTED and same == (
+                standing.granted_at,
+                standing.granted_version,
+                standing.expires_at,
             )
-            if effective is not None:
-                self._ledger.validate([event])
-        except ComityError as error:
-            return ("at" if error.code == "future_event" else "row"), error.code
-        return event
+        return (at, event.type.value) == (standing.restricted_at, standing.restriction)
 
-    def _purpose(self, purpose: str, kind: EventType) -> str | None:
-        if purpose == "*" and kind is not EventType.GRANTED:
-            return None
-        if purpose not in self._purposes:
-            try:
-                self._ledger.policy.require(purpose)
-                self._purposes[purpose] = None
-            except ComityError as error:
-                self._purposes[purpose] = error.code
-        return self._purposes[purpose]
-
-    def _time(self, value: object) -> datetime | None:
-        """An aware time; a text or timestamp without offset is UTC. None for what is none."""
-        if value not in self._times:
-            found: datetime | None = None
-            if isinstance(value, datetime):
-                found = value
-            elif isinstance(value, str) and value:
-                try:
-                    found = datetime.fromisoformat(value)
-                except ValueError:
-                    found = None
-            if found is not None and found.tzinfo is None:
-                found = found.replace(tzinfo=UTC)
-            self._times[value] = found
-        return self._times[value]
+    fresh = [(row, event) for row, event in rows if event.effective_at is None or not known(event)]
+    tally.repeated += len(rows) - len(fresh)
+    return fresh

@@ -19,7 +19,7 @@ from consent.purposes import EVERY_PURPOSE, Notice, Purpose, PurposePolicy
 from consent.terms import ConsentTerms, ConsentType
 from privacy.errors import BadInput, ComityError
 
-__all__ = ["applicable_laws", "checked", "completed_notice", "demanded", "traits_of"]
+__all__ = ["Judged", "applicable_laws", "checked", "completed_notice", "demanded", "traits_of"]
 
 _FORMS = {
     Demand.EXPLICIT: ConsentType.EXPLICIT,
@@ -29,7 +29,13 @@ _FORMS = {
 _NO_TERMS = ConsentTerms()
 
 
-def checked(policy: PurposePolicy, events: Sequence[Event], latest: datetime) -> list[Event]:
+Judged = dict[tuple[object, ...], ConsentTerms | None]
+"""What was found right already, for callers who check one by one."""
+
+
+def checked(
+    policy: PurposePolicy, events: Sequence[Event], latest: datetime, seen: Judged | None = None
+) -> list[Event]:
     """The events as they are to be recorded: what the policy knows of a notice is filled in.
 
     Raises UnknownPurpose, BadInput (`future_event`: effective after `latest`), InvalidConsent; each with
@@ -37,7 +43,7 @@ def checked(policy: PurposePolicy, events: Sequence[Event], latest: datetime) ->
     """
     if not events:
         raise BadInput("There is nothing to record.")
-    seen: dict[tuple[object, ...], ConsentTerms | None] = {}
+    seen = {} if seen is None else seen
     out = []
     for position, event in enumerate(events):
         try:
