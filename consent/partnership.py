@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from consent.events import EventType
 from consent.notes import VerifierKey
-from consent.recording import standing_withdrawals
 from consent.store import LedgerTransaction, PartnerRow
+from consent.telling import standing_withdrawals
 from privacy.errors import Misuse
 
 if TYPE_CHECKING:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from consent.encoding import SALT_SIZE, Leaf, commitment, to_micros
+from consent.encoding import SALT_SIZE, commitment, to_micros
 from consent.errors import GrantConflict, KeysRotated
 from consent.events import (
     GRANTING,
-    PROPAGATED,
-    RESTRICTING,
     Event,
     EventType,
     Identifier,
     decision_payload,
     system_payload,
 )
-from consent.linkage import carried, related, restricted_for, stands
+from consent.linkage import carried, restricted_for
 from consent.log import Staged
 from consent.purposes import PurposePolicy
 from consent.sequence import in_sequence
 from consent.state import Fact, Standing, StateKey, step
 from consent.store import (
     LedgerTransaction,
-    OutboxRow,
     SideRow,
     StandingKey,
     SubjectRow,
@@ -35,7 +31,6 @@ from consent.store import (
 from consent.subjects import (
     IDENTIFIERS,
     PAYLOADS,
-    PSEUDONYM,
     Opening,
     SubjectVault,
     pack_identifiers,
@@ -44,13 +39,13 @@ from consent.subjects import (
     unpack_identifiers,
 )
 from consent.suppression import admit
+from consent.telling import tell_partners
 
 __all__ = [
     "IDENTIFIERS",
     "PAYLOADS",
     "DecisionWork",
     "SystemWork",
-    "standing_withdrawals",
 ]
 
 After = Callable[[LedgerTransaction, int, int], None]
@@ -260,7 +255,8 @@ class DecisionWork:
         )
         _apply_facts(tx, facts, set(subjects.new))
         if self.propagate:
-            _queue(tx, facts, self.policy, set(subjects.new), now)
+            learned = subjects.added.keys() - subjects.new.keys()
+            tell_partners(tx, facts, self.policy, set(subjects.new), now, learned=learned)
         if self.after is not None:
             self.after(tx, first, now)
         return staged
@@ -286,104 +282,6 @@ def _apply_facts(tx: LedgerTransaction, facts: Sequence[tuple[bytes, Fact]], new
         if after is not standing and after != nothing:
             state[key] = changed[key] = after
     tx.put_standings(changed, set(before))
-
-
-def _queue(
-    tx: LedgerTransaction,
-    facts: Sequence[tuple[bytes, Fact]],
-    policy: PurposePolicy,
-    new: set[bytes],
-    now: int,
-) -> None:
-    """Queue what each partner must be told: restrictions, and grants that lift what they were told.
-
-    A refusal counts where something had been agreed to, or told, before.
-    """
-    refused = list(dict.fromkeys(h for h, f in facts if f.type in RESTRICTING and f.type not in PROPAGATED))
-    agreed = tx.standings_of(refused) if refused and tx.partners() else {}
-    for partner in tx.partners():
-        if partner.removed_at is not None:
-            continue
-        about = [(h, f) for h, f in facts if f.partner in ("*", partner.name)]
-        asking = [h for h, f in about if f.type not in PROPAGATED and h not in new]
-        told = tx.told(partner.name, list(dict.fromkeys(asking))) if asking else set()
-        had = {h for h, state in agreed.items() if _agreed(state, partner.name)}
-        rows: list[OutboxRow] = []
-        for handle, fact in about:
-            if fact.type in PROPAGATED or (fact.type in RESTRICTING and (handle in told or handle in had)):
-                told.add(handle)
-                purposes = [fact.purpose]
-            elif handle in told and fact.type is EventType.GRANTED:
-                purposes = policy.below(fact.purpose, fact.version)
-            else:
-                continue
-            seq = partner.sent_seq + len(rows) + 1
-            rows.append(
-                OutboxRow(
-                    partner.name, seq, fact.idx, handle, fact.type.value, json.dumps(purposes),
-                    fact.effective_at, now,
-                )
-            )  # fmt: skip
-        if rows:
-            tx.add_outbox(rows)
-            tx.put_partner(replace(partner, sent_seq=partner.sent_seq + len(rows)))
-
-
-def _agreed(state: Mapping[StateKey, Standing], partner: str) -> bool:
-    return any(s.granted_at is not None and who in ("*", partner) for (_, who), s in state.items())
-
-
-def standing_withdrawals(
-    tx: LedgerTransaction, partner: str, policy: PurposePolicy, now: int, after: int = 0
-) -> list[OutboxRow]:
-    """What a partner who joins now must be told, in the order of the log; numbered from `after` + 1.
-
-    That is everything restricted before, and the grants since that lifted a part of it.
-    """
-    people = dict.fromkeys(
-        key.subject for key, s in tx.all_standings() if stands(s) and key.partner in ("*", partner)
-    )
-    found: list[tuple[int, bytes, str, list[str], int]] = []
-    for subject, everything in tx.standings_of(list(people)).items():
-        state = {key: s for key, s in everything.items() if key[1] in ("*", partner)}
-        found.extend(
-            (s.restricted_index or 0, subject, str(s.restriction), [purpose], s.restricted_at or 0)
-            for (purpose, _), s in state.items()
-            if stands(s) and (EventType(str(s.restriction)) in PROPAGATED or _agreed(state, partner))
-        )
-        found.extend(_lifting(tx, subject, state, policy, now))
-    found = [row for row in found if not _heard(tx, row[1])]
-    return [
-        OutboxRow(partner, seq, index, subject, type_, json.dumps(purposes), at, now)
-        for seq, (index, subject, type_, purposes, at) in enumerate(sorted(found), after + 1)
-    ]
-
-
-def _lifting(
-    tx: LedgerTransaction,
-    subject: bytes,
-    state: Mapping[StateKey, Standing],
-    policy: PurposePolicy,
-    now: int,
-) -> Iterator[tuple[int, bytes, str, list[str], int]]:
-    """The grants that are newer than a restriction above or below them."""
-    for key, s in state.items():
-        if s.granted_at is None or s.granted_index is None or (s.expires_at or now + 1) <= now:
-            continue
-        lifted = any(
-            other.restricted_at is not None and other.restricted_at < s.granted_at and related(place, key)
-            for place, other in state.items()
-            if stands(other)
-        )
-        leaf = Leaf.from_bytes(tx.entries(s.granted_index, s.granted_index + 1)[0].leaf) if lifted else None
-        if leaf is not None and leaf.type == EventType.GRANTED.value:
-            purposes = policy.below(key[0], s.granted_version or policy.version)
-            yield s.granted_index, subject, leaf.type, purposes, s.granted_at
-
-
-def _heard(tx: LedgerTransaction, subject: bytes) -> bool:
-    """Whether a subject is known by a partner's pseudonyms only: what was heard is not sent back."""
-    return PSEUDONYM in tx.aliases_of(subject).values()
 
 
 @dataclass(frozen=True)

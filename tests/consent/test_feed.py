@@ -20,6 +20,7 @@ from consent.gate import ConsentGate
 from consent.merkle import leaf_hash, root_of
 from consent.messages import ACK_CONTEXT, MESSAGE_CONTEXT, Acknowledgement, FeedItem, FeedMessage
 from consent.notes import NoteSigner
+from consent.purposes import PurposePolicy
 from consent.state import Reason
 from consent.verify import verify_ledger
 from privacy.errors import BadInput, ComityError, Misuse, PeerUnreachable, PeerViolation, Refused
@@ -338,6 +339,62 @@ def test_of_somebody_nobody_can_name_any_more_the_leaf_still_comes(pair):
     assert pair.bank.partner("shop").heard_seq == 2 and verify_ledger(pair.bank).ok
 
 
+def test_an_identifier_learned_later_of_somebody_restricted_counts_at_the_partner_too(pair, clock):
+    second = [("email", b"ann.second@example.org")]
+    agreed(pair)
+    agreed(pair, [second])
+    pair.shop.withdraw(ANN, "overlap.reach")
+    pair.wire.read()
+    clock.move(seconds=1)
+    new = [("email", b"ann.new@example.org")]
+    pair.bank.record([grant(new, "overlap", partner="shop")])
+    # Something else is taken back, by another address beside the one known: it is hers as well.
+    pair.shop.withdraw([*ANN, *new], "overlap.measure")
+    assert pair.wire.read() == 2
+    assert not bank_allows(pair, new) and not bank_allows(pair, new, "overlap.measure")
+    assert bank_allows(pair, second) and verify_ledger(pair.bank).ok
+    pair.shop.withdraw([*ANN, *new], "overlap.align")
+    assert pair.wire.read() == 1  # nothing is told again of which nothing is new
+
+
+def test_what_was_lifted_stays_lifted_when_another_identifier_is_learned(pair, clock):
+    agreed(pair)
+    pair.shop.withdraw(ANN)
+    clock.move(seconds=1)
+    pair.shop.record([grant(ANN, "overlap.reach", partner="bank")])
+    pair.wire.read()
+    assert bank_allows(pair) and not bank_allows(pair, purpose="overlap.measure")
+    clock.move(seconds=1)
+    new = [("email", b"ann.new@example.org")]
+    pair.shop.withdraw([*ANN, *new], "overlap.align")
+    pair.wire.read()
+    pair.bank.record([grant(new, "overlap", partner="shop")])
+    assert bank_allows(pair) and bank_allows(pair, new)
+    assert not bank_allows(pair, new, "overlap.measure")
+
+
+def test_a_grant_of_hundreds_of_purposes_is_told_in_parts(node, make_node, joined, clock):
+    names = [f"overlap.p{i}" for i in range(300)]
+    children = "".join(f"      p{i}: {{since: 1, title: {{en: P}}}}\n" for i in range(300))
+    policy = PurposePolicy.parse(
+        "policy: many\nversion: 1\nnotices: {}\npurposes:\n  overlap:\n    since: 1\n"
+        f"    title: {{en: O}}\n    children:\n{children}"
+    )
+    bank_node = make_node("bank")
+    shop, bank = node.open(policy=policy), bank_node.open(policy=policy)
+    wire = joined(shop, node, bank, bank_node)
+    bank.record([grant(ANN, "overlap", partner="shop")])
+    shop.withdraw(ANN)
+    clock.move(seconds=1)
+    shop.record([grant(ANN, "overlap")])
+    assert wire.read() == 4
+    for name in (names[0], names[-1]):
+        assert bank.check(ANN[0][1], "email", name, "shop").allowed
+    with bank.store.read() as view:
+        told = [len(FeedLeaf.from_bytes(row.leaf).purposes) for row in view.inbox("shop", 0, 9)]
+    assert told == [1, 128, 128, 45]
+
+
 # lost, repeated, out of order
 
 
@@ -636,7 +693,8 @@ def test_messages_too_large_or_of_another_shape_are_refused(pair):
     item = message["items"][0]
     wrong = [
         {"v": 2}, {"extra": 1}, {"items": [item] * 1001}, {"counter": -1}, {"counter": True},
-        {"elapsed": 0.5},         {"nonce": "short"}, {"nonce": 5}, {"more": 1}, {"more": None}, {"at": "now"},
+        {"elapsed": 0.5}, {"nonce": "short"}, {"nonce": 5}, {"more": 1}, {"more": None},
+        {"at": "now"},
         {"checkpoint": "x" * 70_000},
         {"items": [{**item, "pseudonyms": {"email": ["AAAA"]}}]}, {"items": [{**item, "leaf": "!"}]},
         {"items": [{**item, "pseudonyms": {"Bad Kind": ["A" * 43 + "="]}}]}, {"items": {}}, {"ahead": []},
