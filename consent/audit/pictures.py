@@ -103,9 +103,9 @@ def timeline(
     ]
     every = max(1, math.ceil(len(times) / 8))
     body += [
-        _text(left + i * slot, base + low / 2 + 38, time, anchor="start" if i == 0 else "middle")
+        _text(left + i * slot, base + low / 2 + 38, time, anchor="start")
         for i, time in enumerate(times)
-        if i % every == 0
+        if i % every == 0 and left + i * slot < right - 50
     ]
     return _picture(base + low / 2 + 46, words["picture"], words["picture_told"], body)
 

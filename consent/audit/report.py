@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -131,23 +131,30 @@ def render(report: AuditReport, language: str = "en") -> str:
     )
     facts = report.facts
     try:
-        return environment.get_template(_TEMPLATE).render(
-            r=facts,
-            w=words,
-            say=speaker.say,
-            lang=language,
-            digest=report.digest,
-            format=FORMAT,
-            headline=headline(facts),
-            findings=findings(facts),
-            figures=figures(facts),
-            anchors=ANCHORS,
-            proved=sum(bool(case["proof"]) for case in facts["uses"]["cases"]),
-            timeline=speaker.timeline(facts["consents"]),
-            latencies={
-                d["partner"]: speaker.latencies(d) for d in facts["deliveries"] if d["enforced"] is not None
-            },
-            step=speaker.step(facts["consents"]["step"]),
+        return (
+            environment.get_template(_TEMPLATE)
+            .render(
+                r=facts,
+                w=words,
+                say=speaker.say,
+                lang=language,
+                digest=report.digest,
+                format=FORMAT,
+                headline=headline(facts),
+                findings=findings(facts),
+                figures=figures(facts),
+                anchors=ANCHORS,
+                proved=sum(bool(case["proof"]) for case in facts["uses"]["cases"]),
+                timeline=speaker.timeline(facts["consents"]),
+                latencies={
+                    d["partner"]: speaker.latencies(d)
+                    for d in facts["deliveries"]
+                    if d["enforced"] is not None
+                },
+                step=speaker.step(facts["consents"]["step"]),
+                totals_of=partial(_total, facts["decisions"]["by_purpose"]),
+            )
+            .lstrip()
         )
     except (KeyError, TypeError, IndexError, AttributeError, ValueError):
         # A template's own message quotes what it stumbled over.
@@ -204,6 +211,10 @@ class _Speaker:
         told = words["picture_told"].format(count=_number(enforced["count"]), **spans)
         title = words["picture"].format(partner=delivery["partner"])
         return latency_bars(delivery["histogram"], {**words, "picture": title, "picture_told": told})
+
+
+def _total(by_purpose: Mapping[str, Mapping[str, int]], type_: str) -> int:
+    return sum(types.get(type_, 0) for types in by_purpose.values())
 
 
 def _number(value: object) -> str:
