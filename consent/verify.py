@@ -109,7 +109,12 @@ def verify_log(
         if newest is None:
             raise Missing("The checkpoint")
         opened = _open(newest, key, policy)
-        earlier = None if cosigned is None else _open(cosigned, key, policy)
+        try:
+            earlier = None if cosigned is None else _open(cosigned, key, policy)
+        except _OtherKey:
+            raise Tampered(
+                "The cosigned checkpoint is not signed by the key that signed the newest."
+            ) from None
         seen = [c for c in (known, earlier.checkpoint if earlier else None) if c is not None]
         if any(c.size > opened.checkpoint.size for c in seen):
             detail, head = "The log is smaller than a checkpoint seen before.", opened.checkpoint

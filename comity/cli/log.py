@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +16,13 @@ from comity.cli.output import Directory, Json, document, moment, show, table
 if TYPE_CHECKING:
     from consent.checkpoint import Checkpoint
     from consent.notes import VerifierKey
+    from consent.trust_policy import TrustPolicy
     from consent.verify import LogReport, Reader
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Verify, show and prove the transparency log."
 )
 
-_EXIT = {"ok": 0, "unreachable": 3, "tampered": 4, "wrong_key": 4, "incomplete": 5, "stale": 6}
 _MOST_BYTES = 32 << 20
 
 
@@ -41,6 +42,14 @@ def verify(
     known: Annotated[
         Path | None, typer.Option(help="A checkpoint seen before, which the log must extend.", exists=True)
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="A trust policy (c2sp.org/tlog-policy): a quorum of its witnesses must have cosigned.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     max_age: Annotated[
         float | None, typer.Option(metavar="HOURS", help="The newest entry may be no older.", min=0)
     ] = None,
@@ -49,7 +58,8 @@ def verify(
 ) -> None:
     """Check a log from its entries up to the signed checkpoint, offline, trusting nothing but the key.
 
-    Exit codes: 0 holds, 3 unreachable, 4 tampered or signed by another key, 5 incomplete, 6 stale.
+    Exit codes: 0 holds, 2 usage, 3 unreachable, 4 tampered or signed by another key, 5 incomplete, 6 stale,
+    7 not cosigned as the trust policy asks.
 
     Examples:
 
@@ -58,29 +68,35 @@ def verify(
         comity log verify shop/log --key shop.example/log+0a1b2c3d+AbC…
 
         comity log verify https://shop.example/log --key shop.vkey --known seen.checkpoint
+
+        comity log verify https://shop.example/log --policy witnesses.policy
     """
     from comity.cli.progress import counter
+    from consent.trust_policy import TrustPolicy
     from consent.verify import directory_reader, verify_ledger, verify_log
 
     since = None if max_age is None else dt.datetime.now(dt.UTC) - dt.timedelta(hours=max_age)
+    trusted = None if policy is None else TrustPolicy.parse(policy.read_bytes())
     if target is None:
         with opened(directory) as records:
             report = verify_ledger(records.ledger)
             verifier = _key(key or records.ledger.vkey)
-            if report.ok and (key or known is not None or since is not None):
+            if report.ok and (key or known is not None or since is not None or trusted is not None):
                 files = directory_reader(records.config.log_dir)
-                report = verify_log(files, verifier, known=_known(known, verifier), not_older_than=since)
+                seen = _known(known, verifier)
+                report = verify_log(files, verifier, known=seen, not_older_than=since, policy=trusted)
     else:
-        if not key:
-            raise typer.BadParameter("a log is verified against its key", param_hint="--key")
-        verifier = _key(key)
+        files = _reader(target)
+        verifier = _key(key) if key else _listed(files, trusted)
         with counter("entries checked") as count:
             report = verify_log(
-                _reader(target),
+                files,
                 verifier,
                 known=_known(known, verifier),
                 not_older_than=since,
+                policy=trusted,
                 each=lambda n: count(n, None),
+                workers=os.cpu_count() or 1,
             )
     _tell(report, as_json)
 
@@ -89,7 +105,7 @@ def _tell(report: LogReport, as_json: bool) -> None:
     from consent.encoding import from_micros
 
     newest = None if report.newest is None else from_micros(report.newest)
-    value = {
+    value: dict[str, object] = {
         "ok": report.ok,
         "outcome": report.outcome.value,
         "detail": report.detail,
@@ -98,6 +114,9 @@ def _tell(report: LogReport, as_json: bool) -> None:
         "root": base64.b64encode(report.root).decode(),
         "newest": newest,
     }
+    if report.witnessed is not None:
+        value["witnessed"] = report.witnessed
+        value["witnesses"] = {made.key.name: made.at for made in report.cosignatures}
     line = f"{report.origin}: {report.detail}"
     if report.ok:
         show(as_json, value, [line])
@@ -105,7 +124,7 @@ def _tell(report: LogReport, as_json: bool) -> None:
     if as_json:
         document(value)
     typer.echo(f"comity: {report.outcome.value}: {line}", err=True)
-    raise typer.Exit(_EXIT[report.outcome.value])
+    raise typer.Exit(report.outcome.exit_code)
 
 
 def _key(text: str) -> VerifierKey:
@@ -120,6 +139,21 @@ def _key(text: str) -> VerifierKey:
                 "The key is neither a verifier key nor a file with one.", code="invalid_vkey"
             ) from None
     return VerifierKey.from_text(text)
+
+
+def _listed(read: Reader, policy: TrustPolicy | None) -> VerifierKey:
+    """The key that the policy lists for the log's origin."""
+    from consent.checkpoint import checkpoint_origin
+    from consent.errors import InvalidNote
+
+    if policy is not None and policy.logs:
+        try:
+            keys = policy.log_keys(checkpoint_origin(read("checkpoint") or b""))
+        except InvalidNote:
+            keys = ()
+        # Another log's key, where none is listed for this one, makes the report say that the key is wrong.
+        return keys[0] if keys else policy.logs[0].key
+    raise typer.BadParameter("a log is verified against its key", param_hint="--key")
 
 
 def _known(path: Path | None, key: VerifierKey) -> Checkpoint | None:
@@ -227,3 +261,53 @@ def prove(
         *(base64.b64encode(step).decode() for step in proof.path),
     ]
     show(as_json, value, lines)
+
+
+@app.command()
+def verifier() -> None:
+    """Print a verifier in one file, which needs nothing but Python and `cryptography`.
+
+    It checks what `comity log verify PATH_OR_URL` checks, with the same exit codes; for whoever would rather
+    read two pages of Python than install a node.
+
+    Example:
+
+        comity log verifier > verify_log.py
+    """
+    from importlib.resources import files
+
+    typer.echo(files("consent.standalone").joinpath("verify_log.py").read_text("utf-8"), nl=False)
+
+
+@app.command("split-views")
+def split_views(directory: Directory = Path(), as_json: Json = False) -> None:
+    """List logs that were caught signing checkpoints that do not fit together.
+
+    A fork, two roots of one size, is proof against the log to anybody who has its key; --json has both
+    signed checkpoints. Exit code 1 where there is any.
+
+    Example:
+
+        comity log split-views --dir bank
+    """
+    from consent.encoding import from_micros
+    from consent.split_views import SplitViews
+
+    with opened(directory) as records:
+        found = SplitViews(records.ledger).listing()
+    value = [
+        {
+            "origin": row.origin,
+            "kind": row.kind,
+            "seen_at": from_micros(row.seen_at),
+            "index": row.idx,
+            "first": row.first,
+            "second": row.second,
+        }
+        for row in found
+    ]
+    listed = [(row.origin, row.kind, moment(from_micros(row.seen_at)), row.idx) for row in found]
+    lines = table(["log", "kind", "seen", "entry"], listed) if found else ["No log was caught."]
+    show(as_json, {"split_views": value}, lines)
+    if found:
+        raise typer.Exit(1)
