@@ -8,7 +8,7 @@ from consent.erasure import Erasure
 from consent.feed import Feed
 from consent.http import Guards
 from consent.ledger import Ledger
-from consent.routes import consents, erasure, feed, log, optouts, receipts
+from consent.routes import consents, erasure, feed, log, optouts, receipts, signals
 
 __all__ = ["Guards", "create_router"]
 
@@ -31,6 +31,7 @@ def create_router(
         optouts.create_router(ledger, opt_outs, guards, region),
         feed.create_router(opt_outs, guards),
         receipts.create_router(ledger, guards, region),
+        signals.create_router(ledger, guards, region),
         erasure.create_router(erasures or Erasure(ledger), guards, region),
         log.create_router(ledger),
     ):

@@ -9,9 +9,16 @@ from consent.encoding import from_micros
 from consent.events import Event, EventType
 from consent.http import CarefulRoute, Guards, identifiers_of
 from consent.ledger import Ledger
+from privacy.errors import ComityError
 
 __all__ = ["create_router"]
-_DECISIONS = {"grant": EventType.GRANTED, "refuse": EventType.REFUSED, "withdraw": EventType.WITHDRAWN}
+_DECISIONS = {
+    "grant": EventType.GRANTED,
+    "refuse": EventType.REFUSED,
+    "withdraw": EventType.WITHDRAWN,
+    "renew": EventType.RENEWED,
+    "object": EventType.OBJECTION,
+}
 
 
 def create_router(ledger: Ledger, guards: Guards, region: str) -> APIRouter:
@@ -22,7 +29,7 @@ def create_router(ledger: Ledger, guards: Guards, region: str) -> APIRouter:
 
     @router.post("/v1/consents", status_code=201, tags=["consent"], dependencies=[steward])
     def record_consents(batch: schemas.ConsentBatch) -> schemas.RecordedAnswer:
-        """Record grants, refusals and withdrawals: all of them or none."""
+        """Record grants, refusals, withdrawals, renewals and objections: all of them or none."""
         events = [
             Event(
                 _DECISIONS[d.decision],
@@ -32,10 +39,20 @@ def create_router(ledger: Ledger, guards: Guards, region: str) -> APIRouter:
                 d.purpose_version,
                 d.effective_at,
                 d.expires_at,
+                d.actor,
+                d.method,
+                d.basis,
+                terms=None if d.terms is None else d.terms.to_terms(),
             )
             for place, d in enumerate(batch.decisions)
         ]
-        return schemas.RecordedAnswer.of(ledger.record(events))
+        try:
+            return schemas.RecordedAnswer.of(ledger.record(events))
+        except ComityError as error:
+            position: object = getattr(error, "position", None)
+            if isinstance(position, int) and len(events) > 1:
+                error.detail = f"Item {position}: {error.detail}"
+            raise
 
     @router.post("/v1/consents/check", tags=["consent"], dependencies=[officer])
     def check_consent(question: schemas.CheckRequest) -> schemas.CheckAnswer:
@@ -62,9 +79,33 @@ def create_router(ledger: Ledger, guards: Guards, region: str) -> APIRouter:
             version=policy.version,
             hash=policy.hash,
             purposes=[
-                schemas.PurposeAnswer(name=p.name, since=p.since, title=dict(p.title))
+                schemas.PurposeAnswer(
+                    name=p.name,
+                    since=p.since,
+                    title=dict(p.title),
+                    renotice=p.renotice,
+                    traits=sorted(p.traits),
+                    bases={of: list(names) for of, names in p.bases.items()},
+                    data=list(p.data),
+                    retention_days=None if p.retention is None else p.retention.days,
+                    notices=[notice.name for notice in policy.notices_for(p.name)],
+                    notice_required=p.notice_required,
+                )
                 for p in policy.purposes.values()
             ],
+            notices=[
+                schemas.NoticeAnswer(
+                    name=n.name,
+                    version=n.version,
+                    since=n.since,
+                    material=n.material,
+                    purposes=list(n.purposes),
+                    text=dict(n.text),
+                    hashes={language: n.hash(language) for language in n.text},
+                )
+                for n in policy.notices.values()
+            ],
+            laws=list(policy.laws),
         )
 
     return router
