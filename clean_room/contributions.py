@@ -21,7 +21,7 @@ from clean_room.group.blinding import new_scalar
 from clean_room.group.points import Random
 from clean_room.group.pool import BlindingPool, Progress
 from clean_room.inputs import QueryInput
-from clean_room.noise import NoisePlan, NoiseSource
+from clean_room.noise import NoisePlan, NoiseSource, middle
 from clean_room.protocols import alignment, cardinality, sums
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import AlignedRows, AnalystPoints, MaskedSums, Offer, Seal
@@ -115,20 +115,23 @@ def _overlap(
 def _measure(
     offer: Offer, terms: MeasureTerms, given: QueryInput, plan: NoisePlan, workshop: Workshop
 ) -> Contribution:
-    (column,) = terms.columns
     if given.values is None:
         raise Misuse("a measure contribution needs the values of its column.")
-    values = [column.fixed_point(cell) for cell in given.values]
+    first, *squares = terms.columns
+    values = [[first.fixed_point(cell) for cell in given.values]]
+    values += [
+        [column.fixed_point((cell - middle(first)) ** 2) for cell in given.values] for column in squares
+    ]
     state, accept = _answered(offer, terms, given, plan, workshop)
     yield [accept]
     state = state.prepared(progress=workshop.progress)
     message = yield []
     returned, points = state.returned(AnalystPoints.from_bytes(message), progress=workshop.progress)
-    offered, columns = sums.offer_values(returned, [values], progress=workshop.progress)
+    offered, columns = sums.offer_values(returned, values, progress=workshop.progress)
     message = yield [points.to_bytes(), columns.to_bytes()]
     rows, segments = terms.groups
-    drawn = workshop.noise.sums(column.magnitude / plan.sum_epsilon, rows * segments)
-    noise = np.array(drawn, dtype=np.int64).reshape(rows, segments, 1)
+    drawn = [workshop.noise.sums(c.magnitude / plan.sum_epsilon, rows * segments) for c in terms.columns]
+    noise = np.array(drawn, dtype=np.int64).T.reshape(rows, segments, len(terms.columns))
     answered, decrypted = offered.masked(MaskedSums.from_bytes(message), noise)
     return Finished([decrypted.to_bytes()], answered)
 

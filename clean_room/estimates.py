@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["count_interval", "mean_interval", "sum_half_width", "truncated_laplace"]
+__all__ = ["count_interval", "mean_interval", "ratio_interval", "sum_half_width", "truncated_laplace"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,6 +54,23 @@ def mean_interval(
     corners = [(total + s) / n for s in (-total_half, total_half) for n in (low_count, high_count)]
     lower, upper = bounds
     return min(max(lower, min(corners)), upper), max(min(upper, max(corners)), lower)
+
+
+def ratio_interval(
+    top: float, top_variance: float, bottom: float, bottom_variance: float, z: float = 1.959964
+) -> tuple[float, float] | None:
+    """Fieller's interval (1954) of top/bottom, independent and about normal; None if it has no end.
+
+    It has none when `bottom` cannot be told from 0.
+    """
+    a = bottom * bottom - z * z * bottom_variance
+    b = top * bottom
+    c = top * top - z * z * top_variance
+    inside = b * b - a * c
+    if a <= 0 or inside < 0:
+        return None
+    root = math.sqrt(inside)
+    return (b - root) / a, (b + root) / a
 
 
 def _convolved(noise: Floats, copies: int) -> Floats:

@@ -46,9 +46,8 @@ class SealingState(Protocol):
 class Outcome:
     """What the analyst has learnt, before release rules.
 
-    `counts` int64 (A cells, C cells), noisy; `total` their deduplicated sum; `sums` float64 (A cells,
-    C cells) in the column's units, noisy, for `measure`; `rows` int64 (n,) and `ids` uint8 (n, 16) for
-    `align`.
+    `counts` int64 (A cells, C cells), noisy; `sums` float64 (A cells, C cells, columns) in the columns'
+    units, noisy, for `measure`; `rows` int64 (n,) and `ids` uint8 (n, 16) for `align`.
     """
 
     state: SealingState = field(repr=False)
@@ -111,7 +110,7 @@ def _measure(terms: MeasureTerms, given: QueryInput, workshop: Workshop) -> Inqu
         joined.offer.commitment,
         joined.accept.commitment,
         counts=joined.state.counts,
-        sums=measured.sums[:, :, 0] / terms.columns[0].scale,
+        sums=measured.sums / np.array([column.scale for column in terms.columns], dtype=np.float64),
     )
 
 

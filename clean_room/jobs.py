@@ -78,7 +78,8 @@ def may_follow(current: JobState, following: JobState) -> bool:
 class Query:
     """What an analyst asks: which own dataset against which of the partner's, why, and split by what.
 
-    `column` and `statistic` are for `measure` only. `epsilon` of None asks for the collaboration's. Those go
+    `column` and `statistic` are for `measure` only; `holdout` names the cell of the own dimension that was
+    left out of a campaign, for the statistic `lift`. `epsilon` of None asks for the collaboration's. Those go
     in who allowed `purpose` and every one of `also_for`, such as the model an alignment is made for.
     """
 
@@ -94,13 +95,21 @@ class Query:
     segment: str | None = None
     partner_segment: str | None = None
     column: str | None = None
-    statistic: Literal["sum", "count", "mean"] = "mean"
+    statistic: Literal["sum", "count", "mean", "variance", "lift"] = "mean"
     epsilon: float | None = None
     also_for: tuple[str, ...] = ()
+    holdout: str | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "measure") != (self.column is not None):
             raise Misuse("a measure query names one column; other kinds name none.", code="malformed_query")
+        if (self.statistic == "lift") != (self.holdout is not None):
+            raise Misuse("a lift names its holdout; nothing else does.", code="malformed_query")
+        if self.holdout is not None and (self.kind != "measure" or len(self.dimensions) != 1):
+            raise Misuse(
+                "a lift is a measure split by one own dimension, of which the holdout is a value.",
+                code="malformed_query",
+            )
         if self.kind == "align" and (self.dimensions or self.partner_dimensions):
             raise Misuse("an alignment is not split into cells.", code="malformed_query")
         if self.epsilon is not None and not 0 < self.epsilon <= 20:

@@ -1,9 +1,10 @@
 """Which noise a query gets, how its ε is shared out, and who draws it.
 
 Cells of one side partition its people, so a person added or removed changes one count by one: every cell
-is noised at the full ε of the counts (parallel composition). A `measure` query gives half of its ε to the
-counts and half to the sums. Counts are noised by truncated discrete Laplace through dummies, sums by
-discrete Laplace scaled to the largest absolute value a clipped row can have.
+is noised at the full ε of the counts (parallel composition). A `measure` query shares its ε equally among
+the counts and each column it sums: two columns for a variance, which needs the squares as well. Counts are
+noised by truncated discrete Laplace through dummies, sums by discrete Laplace scaled to the largest
+absolute value a clipped row can have.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from clean_room.protocols.terms import ColumnTerms
 from clean_room.rules import Asked
 from privacy.noise import discrete_laplace, half_width_for, truncated_discrete_laplace
 
-__all__ = ["DrawnNoise", "NoisePlan", "NoiseSource", "fixed_point", "plan"]
+__all__ = [
+    "DrawnNoise",
+    "NoisePlan",
+    "NoiseSource",
+    "fixed_point",
+    "middle",
+    "plan",
+    "squares_of",
+    "summed_columns",
+]
 
 _MAX_SCALE = 1e9  # of `privacy.noise`
 
@@ -54,7 +64,10 @@ class DrawnNoise:
 
 @dataclass(frozen=True, slots=True)
 class NoisePlan:
-    """How one query's (ε, δ) is spent. All zero for `align`, which reveals members under its own rule."""
+    """How one query's (ε, δ) is spent. All zero for `align`, which reveals members under its own rule.
+
+    `sum_epsilon` is for each column summed.
+    """
 
     epsilon: float
     delta: float
@@ -68,14 +81,40 @@ def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
     if asked.query.kind == "align":
         return NoisePlan(0.0, 0.0, 0.0, 0.0, 0)
     epsilon, delta = asked.epsilon, asked.agreement.terms.delta_per_query
-    count = epsilon / 2 if asked.query.kind == "measure" else epsilon
-    column = None if asked.query.column is None else asked.partners.column(asked.query.column)
-    if column is not None and fixed_point(column).magnitude > _MAX_SCALE * (epsilon - count):
+    columns = summed_columns(asked)
+    share = epsilon / (1 + len(columns))
+    if any(column.magnitude > _MAX_SCALE * share for column in columns):
         raise BoundsExceeded(
             "the noise such bounds need is beyond what can be drawn.",
             advice="Clip the column lower, or ask with a larger epsilon.",
         )
-    return NoisePlan(epsilon, delta, count, epsilon - count, noise.half_width(count, delta))
+    return NoisePlan(epsilon, delta, share, share if columns else 0.0, noise.half_width(share, delta))
+
+
+def summed_columns(asked: Asked) -> tuple[ColumnTerms, ...]:
+    """What a query has summed: its column and, for a variance, the squares of the distance from the middle.
+
+    Empty for a query without a column, or with one that is not agreed (which the rules refuse).
+    """
+    column = None if asked.query.column is None else asked.partners.column(asked.query.column)
+    if column is None:
+        return ()
+    first = fixed_point(column)
+    if asked.query.statistic != "variance":
+        return (first,)
+    return first, squares_of(column)
+
+
+def squares_of(column: ColumnOffer) -> ColumnTerms:
+    """The fixed point of the squares of a column's distance from the middle of its bounds."""
+    first = fixed_point(column)
+    reach = (first.upper - first.lower) / 2 / first.scale
+    return fixed_point(ColumnOffer(f"{column.name} squared", 0.0, reach * reach))
+
+
+def middle(column: ColumnTerms) -> float:
+    """The middle of a column's bounds, from which the squares of a variance are taken."""
+    return (column.lower + column.upper) / 2 / column.scale
 
 
 def fixed_point(column: ColumnOffer) -> ColumnTerms:

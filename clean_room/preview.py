@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from clean_room.datasets import Dataset
 from clean_room.estimates import count_interval, sum_half_width
-from clean_room.noise import NoiseSource, fixed_point, plan
+from clean_room.noise import NoiseSource, plan, summed_columns
 from clean_room.protocols.terms import Padding
 from clean_room.rules import Asked, cell_labels
 from privacy.identifiers import canonical_column
@@ -48,9 +48,9 @@ def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any
         "minimum_cell": asked.agreement.terms.minimum_cell,
         "bytes_sent": 32 * (Padding().padded(people) + (cells[0] - 1) * Padding().minimum),
     }
-    column = None if query.column is None else asked.partners.column(query.column)
-    if column is not None:
-        fixed = fixed_point(column)
+    columns = summed_columns(asked)
+    if columns:
+        fixed = columns[0]
         scale = fixed.magnitude / spending.sum_epsilon / fixed.scale
         document["noise_scale"] = scale
         document["error_bar_sum"] = sum_half_width("laplace", scale)

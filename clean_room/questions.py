@@ -12,7 +12,7 @@ from typing import Any
 from clean_room.agreements import Agreement
 from clean_room.errors import PeerViolation
 from clean_room.jobs import Query
-from clean_room.noise import NoisePlan, fixed_point
+from clean_room.noise import NoisePlan, summed_columns
 from clean_room.protocols.terms import AlignTerms, MeasureTerms, OverlapTerms, Terms
 from clean_room.rules import Asked, cell_labels
 from consent.encoding import canonical_json, parse_json
@@ -69,10 +69,10 @@ def terms_for(asked: Asked, job: str, plan: NoisePlan) -> Terms:
     }
     if query.kind == "overlap":
         return OverlapTerms(**shared)
-    column = None if query.column is None else asked.partners.column(query.column)
-    if column is None:
+    columns = summed_columns(asked)
+    if not columns:
         raise PeerViolation("a measure query names no agreed column.")
-    return MeasureTerms(**shared, columns=(fixed_point(column),))
+    return MeasureTerms(**shared, columns=columns)
 
 
 def _labels(asked: Asked, *, own: bool) -> tuple[str, ...]:

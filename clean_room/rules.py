@@ -157,6 +157,22 @@ class ColumnAgreed:
             )
 
 
+class HoldoutAgreed:
+    """The holdout of a lift is a value of the own dimension it is split by, and not the only one."""
+
+    def check(self, asked: Asked) -> None:
+        if asked.query.holdout is None:
+            return
+        dimension = asked.own.dimension(asked.query.dimensions[0])
+        values = () if dimension is None else dimension.values
+        if asked.query.holdout not in values or len(values) < 2:
+            raise Refused(
+                "the holdout is not a value of the dimension.",
+                code="dimension_not_agreed",
+                advice=f"Values: {', '.join(values) or 'none'}.",
+            )
+
+
 class EpsilonAgreed:
     def check(self, asked: Asked) -> None:
         most = asked.agreement.terms.epsilon_per_query
@@ -181,6 +197,7 @@ AGREED: Rule = AllOf(
         KeyAgreed(),
         CellsAgreed(),
         ColumnAgreed(),
+        HoldoutAgreed(),
         EpsilonAgreed(),
     )
 )

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,9 +26,9 @@ from clean_room.contributions import Workshop
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.group.pool import BlindingPool
-from clean_room.inputs import QueryInput, prepare
+from clean_room.inputs import QueryInput, prepare, still_allowed
 from clean_room.inquiries import Outcome, inquire
-from clean_room.jobs import Job, JobError, JobState, Stage
+from clean_room.jobs import Job, JobError, JobState, Stage, concerns
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import Accept, Seal, chained
@@ -69,6 +69,8 @@ class _Run:
     deadline: datetime
     cancel: threading.Event
     offered: bool = False
+    partner: str = ""
+    doubtful: threading.Event = field(default_factory=threading.Event, repr=False)
     base: float = 0.0
     span: float = 0.0
     shown: float = 0.0
@@ -109,6 +111,21 @@ class AnalystRunner:
         self._random = random
         self._poll = poll_seconds
         self._sleep = sleep
+        self._running: dict[str, _Run] = {}
+
+    def enforce(self, partner: str, purposes: Set[str]) -> int:
+        """The partner's opt-outs reach these purposes: ask consent again before anything more leaves.
+
+        Returns how many running jobs were told; whether anybody in them is concerned is not said.
+        """
+        told = [
+            run
+            for run in list(self._running.values())
+            if run.partner == partner and concerns(run.job.query, purposes)
+        ]
+        for run in told:
+            run.doubtful.set()
+        return len(told)
 
     def run(self, job: Job, cancel: threading.Event, deadline: datetime) -> None:
         """Take one submitted job to a terminal state."""
@@ -117,6 +134,8 @@ class AnalystRunner:
             if not self._store.jobs.move(job.id, JobState.STARTED, at=self._now()):
                 return
             run = _Run(job, self._transport(job.query.collaboration), deadline, cancel)
+            run.partner = self._collaborations.partner(job.query.collaboration).name
+            self._running[job.id] = run
             self._drive(run)
         except _Cancelled:
             self._stop(run, "cancelled")
@@ -135,6 +154,8 @@ class AnalystRunner:
             self._stop(run, "internal_error")
             detail = f"an unexpected {type(error).__name__} ended the job."
             self._end(job, JobState.FAILED, JobError("internal_error", detail))
+        finally:
+            self._running.pop(job.id, None)
 
     def _drive(self, run: _Run) -> None:
         job, query = run.job, run.job.query
@@ -160,7 +181,7 @@ class AnalystRunner:
         MinimumInput(agreement.terms.minimum_input).check(given.size)
         outcome = self._converse(run, terms, given, pin.key, agreement.terms.minimum_input)
         read_commitment(outcome.theirs.consent, purpose=query.purpose)
-        result = released(outcome, asked, terms, spending, given.size)
+        result = released(outcome, asked, terms, spending, [len(cell) for cell in given.people])
         self._sign_off(run, terms, given, outcome, result)
 
     def _converse(
@@ -199,12 +220,23 @@ class AnalystRunner:
             self._alive(run)
             if message is not None:
                 sent += 1
+                self._ask_again(run, given)
                 if sent == 2:
                     # What follows the points depends on the join; for `align` it tells whom both know.
                     self._begin_use(run, given, chained(message))
                 self._send(run, sent, message)
                 if sent == 1:
                     self._update(run, stage=Stage.CONTRIBUTED)
+
+    def _ask_again(self, run: _Run, given: QueryInput) -> None:
+        """Before something leaves: has somebody in it opted out at the partner since it was read?"""
+        if not run.doubtful.is_set():
+            return
+        run.doubtful.clear()
+        query = run.job.query
+        purposes = (query.purpose, *query.also_for)
+        if not still_allowed(given, self._gate, kind=query.key, purposes=purposes, partner=run.partner):
+            raise ConsentStale("consents changed while the query was under way.", advice="Ask again.")
 
     def _send(self, run: _Run, step: int, message: bytes) -> None:
         try:

@@ -55,7 +55,10 @@ class QueryIn(_In):
     segment: str | None = Field(default=None, max_length=64)
     partner_segment: str | None = Field(default=None, max_length=64)
     column: str | None = Field(default=None, max_length=128, description="For measure: the partner's column.")
-    statistic: Literal["sum", "count", "mean"] = "mean"
+    statistic: Literal["sum", "count", "mean", "variance", "lift"] = "mean"
+    holdout: str | None = Field(
+        default=None, max_length=256, description="For lift: the value of the own dimension left out."
+    )
     epsilon: float | None = Field(default=None, gt=0, le=20, description="Default: the agreement's.")
     also_for: tuple[str, ...] = Field(
         default=(), max_length=8, description="Further purposes that everybody who goes in must have allowed."

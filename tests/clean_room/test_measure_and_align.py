@@ -137,3 +137,56 @@ def test_an_interval_allows_for_the_rounding_of_every_value(make_pair, tables):
     # 200 people, each rounded to a hundredth; noise is off.
     assert high - low == pytest.approx(200 * 0.01)
     assert low <= pl.DataFrame(tables.people)[80:280]["spend"].sum() <= high
+
+
+def test_a_variance_is_exact_when_noise_is_off(pair, tables):
+    clear = shared_spend(tables)
+    job = pair.bank.run(pair.query("measure", statistic="variance"))
+    assert job.state == "succeeded", job.error
+    assert job.result["value"] == pytest.approx(clear.var(ddof=0), rel=1e-4)
+    assert job.result["mean"] == pytest.approx(clear.mean(), abs=1e-3)
+    low, high = job.result["ci95"]
+    assert low <= clear.var(ddof=0) <= high
+
+
+def test_a_noisy_variance_costs_what_it_says_and_stays_within_its_interval(make_pair, tables):
+    pair = make_pair(noise=DrawnNoise())
+    job = pair.bank.run(pair.query("measure", statistic="variance"))
+    low, high = job.result["ci95"]
+    assert 0 <= low <= job.result["value"] <= high <= 250**2
+    assert job.result["noise_scale"] == pytest.approx(500 * 3)
+    assert pair.shop.service.budgets()[0].committed.epsilon == 1.0
+
+
+def test_a_lift_compares_the_campaign_with_its_holdout(pair, tables):
+    job = pair.bank.run(pair.query("measure", statistic="lift", dimensions=("age_band",), holdout="young"))
+    assert job.state == "succeeded", job.error
+    everybody = pl.DataFrame(tables.people)
+    bank = everybody[:280]
+    shared = everybody[80:280].with_columns(pl.col("spend").clip(0, 500))
+    young = pl.col("age") < 40
+    rates = []
+    for group in (~young, young):
+        rates.append(shared.filter(group)["spend"].sum() / bank.filter(group).height)
+    assert job.result["treated"]["rate"] == pytest.approx(rates[0])
+    assert job.result["holdout"]["rate"] == pytest.approx(rates[1])
+    assert job.result["value"] == pytest.approx(rates[0] / rates[1] - 1)
+    low, high = job.result["ci95"]
+    assert low < job.result["value"] < high
+    low, high = job.result["incremental"]["ci95"]
+    assert low < rates[0] - rates[1] < high
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"statistic": "lift"}, "malformed_query"),
+        ({"holdout": "young"}, "malformed_query"),
+        ({"statistic": "lift", "holdout": "young"}, "malformed_query"),
+        ({"statistic": "lift", "holdout": "nobody", "dimensions": ("age_band",)}, "dimension_not_agreed"),
+    ],
+)
+def test_a_lift_without_a_sensible_holdout_is_refused(pair, more, code):
+    with pytest.raises((Misuse, Refused)) as refused:
+        pair.bank.service.submit(pair.query("measure", **more), principal="ana")
+    assert refused.value.code == code

@@ -37,7 +37,13 @@ PartnerSegment = Annotated[
     str | None, typer.Option("--partner-segment", help="Only the partner's people in this segment.")
 ]
 Column = Annotated[str | None, typer.Option("--column", help="For measure: the partner's column.")]
-Statistic = Annotated[str, typer.Option("--statistic", help="For measure: mean, sum or count.")]
+Statistic = Annotated[
+    str, typer.Option("--statistic", help="For measure: mean, sum, count, variance or lift.")
+]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="For lift: the value of the --by dimension left out of the campaign."),
+]
 Epsilon = Annotated[
     float | None, typer.Option("--epsilon", help="ε to spend.", show_default="the agreement's")
 ]
@@ -78,6 +84,7 @@ def preview(
     partner_segment: PartnerSegment = None,
     column: Column = None,
     statistic: Statistic = "mean",
+    holdout: Holdout = None,
     epsilon: Epsilon = None,
     directory: Directory = Path(),
     url: Url = None,
@@ -105,6 +112,7 @@ def preview(
             partner_segment=partner_segment,
             column=column,
             statistic=statistic,
+            holdout=holdout,
             epsilon=epsilon,
         )
         found = node.preview(asked)
@@ -135,6 +143,7 @@ def run(
     partner_segment: PartnerSegment = None,
     column: Column = None,
     statistic: Statistic = "mean",
+    holdout: Holdout = None,
     epsilon: Epsilon = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Asking again with it returns the same job.")
@@ -171,6 +180,7 @@ def run(
             partner_segment=partner_segment,
             column=column,
             statistic=statistic,
+            holdout=holdout,
             epsilon=epsilon,
         )
         job = node.ask(asked, idempotency_key=idempotency_key)
@@ -279,6 +289,8 @@ def _lines(job: JobOut) -> Iterator[str]:
         return
     if result["suppressed"]:
         yield "result        hidden: fewer people than the agreed minimum cell (which may be none)"
+    elif result.get("statistic") == "lift":
+        yield from _lift(result)
     elif job.kind == "measure":
         low, high = result["ci95"]
         yield f"{result['statistic']} of {result['column']}: {result['value']:,.2f}"
@@ -301,6 +313,18 @@ def _lines(job: JobOut) -> Iterator[str]:
         "" if left is None else f", {left:g} left this month"
     )
     yield f"receipt       {result['receipt_id']}"
+
+
+def _lift(result: dict[str, Any]) -> Iterator[str]:
+    treated, held, more = result["treated"], result["holdout"], result["incremental"]
+    yield f"campaign      {treated['rate']:.4g} of {result['column']} a person, {treated['people']:,} people"
+    yield f"holdout       {held['rate']:.4g} a person, {held['people']:,} people"
+    yield f"incremental   {more['value']:+.4g} a person, 95 % {more['ci95'][0]:+.4g} … {more['ci95'][1]:+.4g}"
+    if result["value"] is None or result["ci95"] is None:
+        yield "lift          cannot be told: the holdout's rate is not clearly above zero"
+    else:
+        low, high = result["ci95"]
+        yield f"lift          {result['value']:+.1%}, 95 % {low:+.1%} … {high:+.1%}"
 
 
 def _figures(cell: dict[str, Any]) -> tuple[str, str]:
