@@ -43,6 +43,7 @@ from consent.store import (
     StandingKey,
 )
 from consent.subjects import KeyedHash, SubjectVault, unpack_identifiers
+from consent.succession import may_follow, published_policy
 from consent.suppression import suppressed
 from consent.validation import checked
 from privacy.errors import Misuse
@@ -178,9 +179,13 @@ class Ledger:
         self.log.publish()
         with self.store.read() as view:
             known = view.policies()
+            changed = not known or known[-1][1] != self.policy.hash
+            before = published_policy(view, self.vault, known[-1][0]) if known and changed else None
         if known and known[-1][2] > self.policy.version:
             raise Misuse("A newer version of the purpose policy has been published already.")
-        if not known or known[-1][1] != self.policy.hash:
+        if before is not None:
+            may_follow(before, self.policy)
+        if changed:
             self._publish_policy()
 
     def _settle_keys(self) -> None:

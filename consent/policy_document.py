@@ -48,10 +48,10 @@ def read(document: object) -> PurposePolicy:
         raise BadInput("A purpose policy needs a purpose.")
     notices = dict(_notices(body["notices"], purposes, version))
     for notice in notices.values():
-        if notice.material:
-            for purpose in purposes.values():
-                if notice.covers(purpose) and purpose.renotice < notice.since:
-                    purposes[purpose.name] = replace(purpose, renotice=notice.since)
+        _, material = notice.material_since
+        for purpose in purposes.values():
+            if notice.covers(purpose) and purpose.renotice < material:
+                purposes[purpose.name] = replace(purpose, renotice=material)
     red_lines = tuple(_red_lines(body.get("red_lines", []), purposes, categories))
     known = _list(body.get("laws", []), _text, "laws")
     if not set(known) <= set(laws()):
@@ -114,20 +114,29 @@ def _notices(value: object, purposes: Mapping[str, Purpose], newest: int) -> Ite
                 _version(body.get("since", 1), newest, place),
                 _flag(body.get("material", False), place),
                 _hashes(body.get("ui", {}), place),
-                tuple(_earlier(body.get("earlier", []), version, place)),
+                tuple(_earlier(body.get("earlier", []), version, newest, place)),
             ),
         )
 
 
-def _earlier(value: object, newest: int, place: str) -> Iterator[NoticeText]:
-    seen = {newest}
+def _earlier(value: object, version: int, newest: int, place: str) -> Iterator[NoticeText]:
+    seen = {version}
     for item in _items(value, place):
-        body = _fields(item, {"version", "text"}, {"ui"}, f"{place}, earlier")
-        version = _version(body["version"], newest, place)
-        if version in seen:
+        body = _fields(item, {"version", "text"}, {"ui", "since", "material"}, f"{place}, earlier")
+        number = _version(body["version"], version, place)
+        if number in seen:
             raise BadInput(f"At {place}: a version stands there twice.")
-        seen.add(version)
-        yield NoticeText(version, _hashes(body["text"], place), _hashes(body.get("ui", {}), place))
+        seen.add(number)
+        material = _flag(body.get("material", False), place)
+        if material and "since" not in body:
+            raise BadInput(f"At {place}: a material version says since which version of the policy.")
+        yield NoticeText(
+            number,
+            _hashes(body["text"], place),
+            _hashes(body.get("ui", {}), place),
+            _version(body.get("since", 1), newest, place),
+            material,
+        )
 
 
 def _categories(value: object) -> Iterator[tuple[str, Category]]:

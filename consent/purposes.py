@@ -79,11 +79,13 @@ class Purpose:
 
 @dataclass(frozen=True, slots=True)
 class NoticeText:
-    """An earlier version of a notice, by hash: language → hex SHA-256 of text and of the screen."""
+    """A version of a notice, by hash: language → hex SHA-256 of text and of the screen."""
 
     version: int
     text: Mapping[str, str]
     ui: Mapping[str, str]
+    since: int = 1
+    material: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,17 @@ class Notice:
             purpose.since <= self.since and any(name in self.purposes for name in ancestry(purpose.name))
         )
 
+    @property
+    def material_since(self) -> tuple[int, int]:
+        """The newest material version, and the tree version it was written for; (0, 0) without one."""
+        mine = ((self.version, self.since),) if self.material else ()
+        return max((*mine, *((t.version, t.since) for t in self.earlier if t.material)), default=(0, 0))
+
     def of_version(self, version: int) -> NoticeText | None:
         """The hashes of a version, None for one the policy does not hold."""
         if version == self.version:
-            return NoticeText(version, {language: self.hash(language) for language in self.text}, self.ui)
+            hashes = {language: self.hash(language) for language in self.text}
+            return NoticeText(version, hashes, self.ui, self.since, self.material)
         return next((text for text in self.earlier if text.version == version), None)
 
 

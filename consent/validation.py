@@ -182,7 +182,8 @@ def _noticed(policy: PurposePolicy, purpose: Purpose, event: Event, by_law: bool
             advice=f"Show and name one of: {', '.join(each.name for each in covering)}.",
         )
     version = event.purpose_version or policy.version
-    if notice.material and (completed.notice_version or 0) < notice.version and version >= notice.since:
+    asked_again, since = notice.material_since
+    if (completed.notice_version or 0) < asked_again and version >= since:
         raise InvalidConsent(
             "The notice shown has since changed materially; consent has to be asked for again.",
             code="notice_outdated",
