@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -26,6 +26,7 @@ from privacy.errors import Misuse, Refused
 from privacy.identifiers import PROFILES
 
 __all__ = [
+    "LEASE_SECONDS",
     "MIN_EPSILON",
     "QUERY_TYPES",
     "Acceptance",
@@ -40,6 +41,8 @@ __all__ = [
 
 MIN_EPSILON = 0.01
 """Least ε of a query: below it the noise, and the dummies that carry it, drown any answer."""
+LEASE_SECONDS = 5.0
+"""How old what was heard last of a partner may be, unless the terms say otherwise."""
 QueryType = Literal["overlap", "measure", "align"]
 QUERY_TYPES: tuple[QueryType, ...] = ("overlap", "measure", "align")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,7 +58,7 @@ class _Document:
 
     def document(self) -> dict[str, Any]:
         """The value as plain JSON types, the form that is hashed, signed, stored and sent."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return _stated(asdict(self))  # type: ignore[call-overload]
 
     def encoded(self) -> bytes:
         """Canonical bytes (RFC 8785)."""
@@ -82,6 +85,14 @@ class _Document:
                 f"{cls.__name__.lower()}: {where}: {first['type'].replace('_', ' ')}.",
                 code="malformed_document",
             ) from None
+
+
+def _stated(document: dict[str, Any]) -> dict[str, Any]:
+    """Without a lease that was never stated: terms signed before there were leases keep their hash."""
+    terms = document.get("terms", document)
+    if terms.get("lease_seconds", 0) is None:
+        del terms["lease_seconds"]
+    return document
 
 
 _READERS: dict[type, TypeAdapter[Any]] = {}
@@ -184,7 +195,11 @@ class DatasetOffer(_Document):
 
 @dataclass(frozen=True, slots=True)
 class Terms(_Document):
-    """The rules a collaboration is run by. ε and δ are per query; the month's ε is per dataset lineage."""
+    """The rules a collaboration is run by. ε and δ are per query; the month's ε is per dataset lineage.
+
+    `lease_seconds` is how old what was heard last of the partner's opt-outs may be for anybody to be used
+    with it; 0 for any age. None is for terms signed before there were leases, and means the same.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
     purposes: tuple[str, ...]
@@ -196,6 +211,7 @@ class Terms(_Document):
     delta_per_query: float = 1e-6
     epsilon_per_month: float = 10.0
     approval: Literal["auto"] = "auto"
+    lease_seconds: float | None = None
 
     def __post_init__(self) -> None:
         positive = (self.epsilon_per_query, self.delta_per_query, self.epsilon_per_month)
@@ -209,6 +225,8 @@ class Terms(_Document):
             )
         if self.minimum_input < 1 or self.minimum_cell < 1:
             raise Misuse("minimum_input and minimum_cell must be at least 1.", code="malformed_document")
+        if self.lease_seconds and not 1 <= self.lease_seconds <= 86_400:
+            raise Misuse("lease_seconds is 0 (none), or 1 to 86400.", code="malformed_document")
         if self.key_profile not in PROFILES:
             raise Misuse("key_profile is not one this version knows.", code="malformed_document")
         if not self.purposes or not self.query_types:
@@ -223,7 +241,17 @@ class Terms(_Document):
             raise Misuse("the collaboration file is not valid TOML.", code="malformed_document") from error
         known = {f.name for f in fields(cls)}
         terms = table.get("terms", table)
-        return cls.from_document({k: v for k, v in terms.items() if k in known or terms is not table})
+        return cls.stated({k: v for k, v in terms.items() if k in known or terms is not table})
+
+    @classmethod
+    def stated(cls, document: Mapping[str, Any]) -> Self:
+        """Read terms as somebody states them now: with the usual lease unless they name another, or none."""
+        return cls.from_document({"lease_seconds": LEASE_SECONDS, **document})
+
+    @property
+    def lease(self) -> timedelta | None:
+        """The lease; None where there is none."""
+        return timedelta(seconds=self.lease_seconds) if self.lease_seconds else None
 
     def strictest(self, other: Terms) -> Terms:
         """Both partners' terms made one: what both allow, and the stricter of every pair of numbers.
@@ -254,7 +282,13 @@ class Terms(_Document):
             epsilon_per_query=min(self.epsilon_per_query, other.epsilon_per_query),
             delta_per_query=min(self.delta_per_query, other.delta_per_query),
             epsilon_per_month=min(self.epsilon_per_month, other.epsilon_per_month),
+            lease_seconds=_shorter(self.lease_seconds, other.lease_seconds),
         )
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    stated = [lease for lease in (one, other) if lease is not None]
+    return min((lease for lease in stated if lease), default=0.0 if stated else None)
 
 
 @dataclass(frozen=True, slots=True)

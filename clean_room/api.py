@@ -62,11 +62,11 @@ def _add_collaborations(router: APIRouter, service: CleanRoom, guards: Guards) -
     @router.post("/v1/collaborations", status_code=201, tags=["collaborations"], summary="Invite a partner")
     def invite(asked: InviteIn, _: str = steward) -> InviteOut:
         fields = asked.model_dump(exclude={"terms"})
-        return InviteOut(**book.invite(terms=Terms.from_document(asked.terms), **fields))
+        return InviteOut(**book.invite(terms=Terms.stated(asked.terms), **fields))
 
     @router.post("/v1/collaborations:accept", tags=["collaborations"], summary="Accept an invitation")
     def accept(asked: AcceptIn, _: str = steward) -> CollaborationOut:
-        terms = None if asked.terms is None else Terms.from_document(asked.terms)
+        terms = None if asked.terms is None else Terms.stated(asked.terms)
         agreement = book.accept(
             asked.invitation, terms=terms, datasets=asked.datasets, inviter_key=asked.inviter_key
         )

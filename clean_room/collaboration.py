@@ -59,8 +59,11 @@ class PartnerLedger(Protocol):
     def vkey(self) -> str:
         """Verifier key of this node's own log."""
 
-    def join_partner(self, name: str, vkey: str) -> None:
-        """Pin a partner's log key and start the feed with it; repeating it changes nothing."""
+    def join_partner(self, name: str, vkey: str, lease: timedelta | None = None) -> None:
+        """Pin a partner's log key and start the feed with it, under a lease; to be repeated is harmless."""
+
+    def remove_partner(self, name: str, fields: Mapping[str, object]) -> None:
+        """Record that the agreement has ended; nothing more is queued for the partner."""
 
     def record_system(self, type_: EventType, fields: Mapping[str, object]) -> object:
         """Write an event that is about no single person."""
@@ -429,7 +432,7 @@ class Collaborations:
             if self._row(row.id).agreement_hash == agreement.hash:
                 return
             # Logged before it takes effect: a crash in between leaves an entry whose joining is repeated.
-            self._ledger.join_partner(row.partner, other.log_vkey)
+            self._ledger.join_partner(row.partner, other.log_vkey, agreement.terms.lease)
             self._ledger.record_system(
                 EventType.PARTNER_JOINED,
                 {
@@ -453,9 +456,7 @@ class Collaborations:
             updated_at=self._clock().isoformat(),
         )
         if row.state == "agreed":
-            self._ledger.record_system(
-                EventType.PARTNER_REMOVED, {"partner": row.partner, "agreement_hash": row.agreement_hash}
-            )
+            self._ledger.remove_partner(row.partner, {"agreement_hash": row.agreement_hash})
         if not self._store.replace(ended, was=row.state):
             raise Misuse("the collaboration changed meanwhile; try again.", code="illegal_step")
         return ended

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale, Misuse, PeerViolation
 from clean_room.group.pool import BlindingPool
 from clean_room.inputs import QueryInput, prepare, still_allowed
-from clean_room.jobs import Job, JobError, JobState, Role, Stage
+from clean_room.jobs import Job, JobError, JobState, Role, Stage, concerns
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import Accept, Offer, Seal, chained
@@ -192,7 +192,8 @@ class ContributorDesk:
             outbox = session.outboxes.get(step)
             if outbox is None:
                 raise PeerViolation("a reply was asked for before it is there.")
-            if step > 0:
+            if step > 0 and not session.charged:
+                self._still_willing(session)
                 self._charge(session)
             return outbox.chunk(index)
 
@@ -265,6 +266,18 @@ class ContributorDesk:
             return False
         self._end(session, JobState.CANCELLED, JobError("cancelled", "cancelled by the contributor."))
         return True
+
+    def enforce(self, partner: str, purposes: Set[str]) -> int:
+        """The partner's opt-outs reach these purposes: ask consent again before anything more leaves.
+
+        Returns how many running contributions were told; whether anybody in them is concerned is not said.
+        """
+        with self._lock:
+            sessions = [s for s in self._sessions.values() if s.pin.name == partner and not s.over]
+        told = [s for s in sessions if concerns(s.asked.query, purposes)]
+        for session in told:
+            session.doubtful = True
+        return len(told)
 
     def sweep(self) -> None:
         """End sessions that are silent or open for too long; forget those that ended long ago."""
@@ -386,11 +399,22 @@ class ContributorDesk:
             if session.stage is Stage.CONTRIBUTED:
                 self._reach(session, Stage.TRANSFORMED)
 
+    def _still_willing(self, session: Session) -> None:
+        """Before the first byte that depends on the data leaves: has somebody in it opted out since?"""
+        if not session.doubtful or session.given is None:
+            return
+        try:
+            self._ask_again(session, session.given)
+        except Refused as error:
+            self._end(session, JobState.REJECTED, _shown(error))
+            raise
+
     def _ask_again(self, session: Session, given: QueryInput) -> None:
         evidence, query = given.evidence, session.asked.query
         recent = self._clock() - evidence.checked_at < _CONSENT_FRESH
-        if recent and not self._uses.moved_since(evidence.log_size):
+        if recent and not session.doubtful and not self._uses.moved_since(evidence.log_size):
             return
+        session.doubtful = False
         purposes = (query.purpose, *query.also_for)
         if not still_allowed(given, self._gate, kind=query.key, purposes=purposes, partner=session.pin.name):
             raise ConsentStale("consents changed while the query was under way.", advice="Ask again.")

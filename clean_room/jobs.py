@@ -7,13 +7,14 @@ never wake a job that has ended.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from consent.purposes import ancestry
 from privacy.errors import Misuse
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Query",
     "Role",
     "Stage",
+    "concerns",
     "may_follow",
 ]
 
@@ -134,6 +136,11 @@ class Query:
 
 
 _READER = TypeAdapter(Query)
+
+
+def concerns(query: Query, purposes: Set[str]) -> bool:
+    """Whether an opt-out of any of these purposes reaches one that the query is for."""
+    return any(not purposes.isdisjoint(ancestry(purpose)) for purpose in (query.purpose, *query.also_for))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from privacy.signing import SigningKey
 
 if TYPE_CHECKING:
     from consent.gate import ConsentGate
+    from consent.incoming import Enforcement
 
 __all__ = ["CleanRoom", "Settings"]
 
@@ -289,6 +290,15 @@ class CleanRoom:
         """The partner has left; its running queries end."""
         self.collaborations.left(partner, collaboration)
         self._end_of(collaboration)
+
+    def enforce(self, told: Enforcement) -> int:
+        """A partner's opt-outs are in force: what runs with it asks the gate again before more data leaves.
+
+        Returns how many running jobs were told.
+        """
+        return self._runner.enforce(told.partner, told.purposes) + self.contributor.enforce(
+            told.partner, told.purposes
+        )
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -58,6 +58,7 @@ class Session:
     progress: float = 0.0
     transcript: bytes = b""
     charged: bool = False
+    doubtful: bool = False
     over: bool = False
     answer: dict[str, Any] | None = field(default=None, repr=False)
 

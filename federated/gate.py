@@ -18,7 +18,7 @@ import base64
 import binascii
 import hmac
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from consent.encoding import canonical_json, parse_json, render_time, to_micros, uuid7
+from consent.purposes import ancestry
 from consent.receipts import GateEvidence, PseudonymSet, UseReceipt
 from federated.errors import BadInput, ComityError, ReceiptInvalid, TrainingMisuse, TrainingRefused
 from privacy.signing import PublicKey, SigningKey
@@ -246,6 +247,17 @@ class DataGate:
         with self._lock:
             for kept in (self._grants, self._identifiers, self._given):
                 kept.pop(run, None)
+
+    def enforce(self, partner: str, purposes: Set[str]) -> int:
+        """How many open runs with a partner its opt-outs for these purposes concern.
+
+        Nothing has to be stopped: each round asks the consent gate anew, and so drops whoever opted out.
+        """
+        with self._lock:
+            return sum(
+                grant.partner == partner and not purposes.isdisjoint(ancestry(grant.purpose))
+                for grant in self._grants.values()
+            )
 
     def features(self, run: str, round: int, purpose: str, *, nonce: str) -> GatedRows:  # noqa: A002
         """The consented rows for one round, with the receipt that answers `nonce`.

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from clean_room.datasets import Catalogue
 from consent.encoding import canonical_json
+from consent.incoming import Enforcement
 from federated.coordinator import AligningService, Coordinator
 from federated.errors import Refused, TrainingMisuse
 from federated.gate import ConsentFilter, DataGate, UseLedger
@@ -71,7 +72,9 @@ class TrainingService:
         self._store = RunStore(engine)
         self._collaborations, self._catalogue = collaborations, catalogue
         self._keyring, self._identity, self._clock, self._random = keyring, identity, clock, random
-        data_gate = DataGate(consent=gate, ledger=uses, signer=identity, clock=clock, random=random)
+        self._data_gate = data_gate = DataGate(
+            consent=gate, ledger=uses, signer=identity, clock=clock, random=random
+        )
         self.participant = Participant(
             store=self._store,
             agreements=collaborations,
@@ -194,6 +197,13 @@ class TrainingService:
                 self._cancels[run.id] = threading.Event()
                 self._queue.put(run.id)
         return kept
+
+    def enforce(self, told: Enforcement) -> int:
+        """A partner's opt-outs are in force: runs with it drop whoever they concern at their next round.
+
+        Returns how many runs that is.
+        """
+        return self._data_gate.enforce(told.partner, told.purposes)
 
     def run(self, run: str) -> Run:
         """One run of either role. Raises TrainingMisuse(unknown_run)."""

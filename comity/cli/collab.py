@@ -205,6 +205,8 @@ def _lines(agreed: CollaborationOut) -> Iterator[str]:
     yield f"partner's key   {agreed.partner_fingerprint}"
     if agreed.agreement_hash:
         yield f"agreement       {agreed.agreement_hash}"
+    if "lease_seconds" not in agreed.terms:
+        yield f"{'lease seconds':<22}none (agreed before there were leases)"
     for name, value in agreed.terms.items():
         yield f"{name.replace('_', ' '):<22}{', '.join(value) if isinstance(value, list) else value}"
     for party, offers in agreed.offers.items():

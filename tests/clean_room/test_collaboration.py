@@ -326,6 +326,26 @@ def test_terms_read_from_toml():
     assert (terms.minimum_cell, terms.epsilon_per_month, terms.minimum_input) == (20, 3, 1000)
 
 
+def test_a_lease_is_stated_unless_the_terms_say_otherwise_and_the_shorter_holds():
+    usual = Terms.from_toml('purposes = ["a"]')
+    assert usual.lease_seconds == 5 and usual.lease == timedelta(seconds=5)
+    longer, none = replace(usual, lease_seconds=60.0), Terms.from_toml('purposes = ["a"]\nlease_seconds = 0')
+    before = Terms.from_document({"purposes": ["a"]})
+    assert (none.lease, before.lease, before.lease_seconds) == (None, None, None)
+    assert longer.strictest(usual).lease_seconds == usual.strictest(longer).lease_seconds == 5
+    assert longer.strictest(none).lease_seconds == before.strictest(longer).lease_seconds == 60
+    assert none.strictest(before).lease_seconds == 0 and before.strictest(before).lease_seconds is None
+    for wrong in ("0.5", "-1", "nan", "1e9", '"5"'):
+        with pytest.raises(Misuse):
+            Terms.from_toml(f'purposes = ["a"]\nlease_seconds = {wrong}')
+
+
+def test_terms_signed_before_there_were_leases_keep_their_hash():
+    before = Terms.from_document({"purposes": ["a"]})
+    assert "lease_seconds" not in before.document()
+    assert replace(before, lease_seconds=5.0).document()["lease_seconds"] == 5
+
+
 def unsolicited(two: Any, signer: SigningKey, number: int) -> dict[str, Any]:
     """An invitation to the shop by anybody with a key."""
     document = json.loads(json.dumps(invite(two)))
