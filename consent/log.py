@@ -1,7 +1,8 @@
 """The only writer of the log: it sequences, hashes, stores, signs and publishes.
 
 Callers queue; whoever holds the turn commits everything queued in one durable transaction, so that a
-crowd of small requests costs one fsync. Nothing is signed but what was read back after the commit and
+crowd of small requests costs one fsync. Publication is a turn of its own, so that one batch is committed
+while the one before is published, and one publication serves all who wait for it. Nothing is signed but what was read back after the commit and
 found to extend what was signed before.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from consent.checkpoint import Checkpoint, sign_checkpoint
 from consent.cosignatures import add_signatures
@@ -65,6 +66,24 @@ class Work(Protocol):
         ...
 
 
+@runtime_checkable
+class JoiningWork(Work, Protocol):
+    """Work of one kind that several callers bring: staged together it costs the store one round of questions.
+
+    They share `now`. When one of them is refused none is written, and each is staged alone.
+    """
+
+    def joins(self, other: Work) -> bool:
+        """Whether this and `other` can be staged together."""
+        ...
+
+    def stage_all(
+        self, works: Sequence[Work], tx: LedgerTransaction, first: int, now: int
+    ) -> Sequence[Sequence[Staged]]:
+        """As `stage` for each of `works`, all of which this one joins, one after the other."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     first: int
@@ -76,7 +95,6 @@ class Appended:
 class _Pending:
     work: Work
     done: bool = False
-    result: Appended | None = None
     error: BaseException | None = None
     place: tuple[int, int] = field(default=(0, 0))
 
@@ -101,6 +119,10 @@ class TransparencyLog:
         self._queue: list[_Pending] = []
         self._queued = threading.Lock()
         self._turn = threading.Lock()
+        self._publishing = threading.Lock()
+        self._attempts = 0  # publications begun, and the number of the last that succeeded and that failed
+        self._published = 0
+        self._failed: tuple[int, BaseException] = (0, Misuse("Nothing failed."))
         self._latest: Checkpoint | None = None
         self._cosigned: Checkpoint | None = None
         self._halted: tuple[str, str] | None = None
@@ -127,9 +149,24 @@ class TransparencyLog:
                 self._run(batch)
         if pending.error is not None:
             raise pending.error
-        if pending.result is None:
-            raise Misuse("The work was not carried out.")
-        return pending.result
+        return Appended(*pending.place, self._brought_out())
+
+    def _brought_out(self) -> Checkpoint:
+        """The checkpoint of a publication that began after the caller's commit."""
+        begun = self._attempts
+        with self._publishing:
+            if self._published > begun and self._latest is not None:
+                return self._latest
+            if self._failed[0] > begun:
+                raise _again(self._failed[1])
+            self._attempts += 1
+            try:
+                checkpoint = self._publish()
+            except Exception as error:
+                self._failed = (self._attempts, error)
+                raise
+            self._published = self._attempts
+            return checkpoint
 
     def _run(self, batch: list[_Pending]) -> None:
         try:
@@ -142,9 +179,6 @@ class TransparencyLog:
                 for pending in batch:
                     self._run([pending])
                 return
-            checkpoint = self._publish()
-            for pending in batch:
-                pending.result = Appended(*pending.place, checkpoint)
         except BaseException as error:
             for pending in batch:
                 # Each thread raises its own exception object, lest they share one traceback.
@@ -175,7 +209,8 @@ class TransparencyLog:
                 size = start + len(leaves)
                 tx.set_head(old, Head(size, root, max(old.recorded_at, newest)))
                 self._append(tx, [pending])
-            return Appended(*pending.place, self._publish())
+            with self._publishing:
+                return Appended(*pending.place, self._publish())
 
     def halt(self, detail: str, advice: str = "") -> None:
         """Append and answer nothing from now on: this database turned out to be rolled back."""
@@ -202,9 +237,19 @@ class TransparencyLog:
         now, size = old.recorded_at, old.size
         rows: list[EntryRow] = []
         hashes: list[bytes] = []
-        for pending in batch:
+        for group in _groups(batch):
             now = max(to_micros(self._clock()), now + 1)
-            staged = pending.work.stage(tx, size, now)
+            works = [pending.work for pending in group]
+            parts = (
+                works[0].stage_all(works, tx, size, now)
+                if len(works) > 1 and isinstance(works[0], JoiningWork)
+                else [works[0].stage(tx, size, now)]
+            )
+            at = size
+            for pending, part in zip(group, parts, strict=True):
+                pending.place = (at, len(part))
+                at += len(part)
+            staged = [one for part in parts for one in part]
             leaves = render_leaves(
                 now, self._random(10 * len(staged)), [(s.type, s.commit, s.policy_hash) for s in staged]
             )
@@ -213,14 +258,13 @@ class TransparencyLog:
                 for index, (leaf, s) in enumerate(zip(leaves, staged, strict=True), size)
             )
             hashes.extend([sha256(b"\x00" + leaf).digest() for leaf in leaves])
-            pending.place = (size, len(staged))
-            size += len(staged)
+            size = at
         tx.add_entries(rows)
         tx.set_head(old, Head(size, _extend(tx, old.size, hashes), now))
 
     def publish(self) -> Checkpoint:
         """Bring the directory up to the database: after a crash, a restore, or another process's append."""
-        with self._turn:
+        with self._publishing:
             return self._publish()
 
     def _publish(self) -> Checkpoint:
@@ -250,7 +294,7 @@ class TransparencyLog:
             if before.size > head.size:
                 raise RolledBack(
                     "The database holds less history than was signed before.",
-                    advice="It was restored from an older backup. Restore a newer one, or run: comity log restore",
+                    advice="It was restored from an older backup. See: comity log restore",
                 )
             if tree_root(before.size, subtree) != before.root:
                 raise RolledBack("The database holds another history than was signed before.")
@@ -304,6 +348,18 @@ class TransparencyLog:
             if not 0 <= old <= new <= view.head().size:
                 raise Misuse("The log has not had these sizes.")
             return consistency_proof(old, new, subtree_from_tiles(_cached(_trimmed(view, new))))
+
+
+def _groups(batch: Sequence[_Pending]) -> Iterator[list[_Pending]]:
+    """The batch in its order, neighbours together that can be staged together."""
+    group: list[_Pending] = []
+    for pending in batch:
+        if group and not (isinstance(group[0].work, JoiningWork) and group[0].work.joins(pending.work)):
+            yield group
+            group = []
+        group.append(pending)
+    if group:
+        yield group
 
 
 def _again(error: BaseException) -> BaseException:
