@@ -243,7 +243,7 @@ def trace(
                 report = services.trace.of_subject(
                     subject_of(services, person or []), after=after, limit=10_000
                 )
-            uses += report.to_dict()["uses"]  # type: ignore[operator]
+            uses += report.to_dict()["uses"]
             looked_at += report.looked_at
             other_key += report.other_key
             if report.next is None:
