@@ -10,6 +10,8 @@ import pytest
 
 from clean_room.jobs import JobState
 from clean_room.uses import use_of
+from consent.feed import Feed
+from consent.messages import Acknowledgement
 from consent.receipts import verify_absence
 from privacy.errors import Misuse
 
@@ -181,3 +183,55 @@ def test_a_contributor_whose_list_is_too_short_is_refused(fresh, monkeypatch):
     query = fresh.query(dataset="shoppers", partner_dataset="customers")
     job = fresh.shop.run(query)
     assert (job.state, job.error.code) == ("rejected", "input_below_minimum")
+
+
+def hears(reader: Any, sender: Any, line: dict[str, Any]) -> int:
+    """The reader hears the sender's opt-outs and enforces them; how many jobs that touched."""
+    for node in (reader, sender):
+        if node.name not in line:
+            line[node.name] = Feed(node.ledger, signing_key=node.identity, enforcers=[node.service.enforce])
+    told, heard = line[sender.name].outgoing, line[reader.name].incoming
+    hearing = heard.open(sender.name)
+    heard.apply(hearing, told.message(told.open(reader.name, hearing.after, hearing.nonce))[0])
+    due = heard.acknowledgement(sender.name)
+    return 0 if due is None else Acknowledgement.from_bytes(due[1])[0].jobs_affected
+
+
+def opts_out_at(pair: Any, where: str, sender: Any, person: int) -> list[int]:
+    """Somebody opts out at one node while the other is at `where`; how many jobs were touched there."""
+    touched: list[int] = []
+    line: dict[str, Any] = {}
+    reader = pair.bank if sender is pair.shop else pair.shop
+    hears(reader, sender, line)
+
+    def on_request(method: str, path: str) -> None:
+        if where in path and not touched:
+            touched.append(0)
+            sender.ledger.withdraw(pair.identifiers(person))
+            touched[0] = hears(reader, sender, line)
+
+    pair.wire.on_request = on_request
+    return touched
+
+
+def test_who_opts_out_at_the_partner_before_anything_left_ends_the_run(fresh):
+    touched = opts_out_at(fresh, "/replies/1", fresh.bank, 150)
+    job = fresh.bank.run(fresh.query())
+    assert (job.state, job.error.code) == ("rejected", "consent_stale")
+    assert touched == [1] and fresh.shop.wait(job.id).state == "rejected"
+    assert uses_of(fresh.shop, job.id) == []
+    fresh.wire.heal()
+    assert fresh.bank.run(fresh.query()).result["value"] == 199
+
+
+def test_who_opts_out_at_the_contributor_is_dropped_before_the_analyst_sends_its_points(fresh):
+    touched = opts_out_at(fresh, "/replies/0", fresh.shop, 150)
+    job = fresh.bank.run(fresh.query())
+    assert (job.state, job.error.code) == ("rejected", "consent_stale")
+    assert touched == [1] and uses_of(fresh.bank, job.id) == []
+
+
+def test_who_is_in_no_set_ends_no_run_but_every_run_asks_again(fresh):
+    touched = opts_out_at(fresh, "/replies/1", fresh.bank, 10_000)
+    assert fresh.bank.run(fresh.query()).result["value"] == 200
+    assert touched == [1]

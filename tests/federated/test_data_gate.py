@@ -205,3 +205,11 @@ def test_a_receipt_of_other_types_is_invalid(change: dict[str, Any]) -> None:
     document.pop("rows")
     with pytest.raises(ReceiptInvalid):
         RoundReceipt.from_bytes(json.dumps(document).encode())
+
+
+def test_a_partners_opt_outs_concern_the_open_runs_for_their_purposes() -> None:
+    gate, _ = make()
+    assert gate.enforce("bank", {"*"}) == gate.enforce("bank", {"model", "overlap"}) == 1
+    assert gate.enforce("bank", {"overlap"}) == gate.enforce("press", {"*"}) == 0
+    gate.withdraw("r")
+    assert gate.enforce("bank", {"*"}) == 0
