@@ -42,8 +42,10 @@ Clock = Callable[[], dt.datetime]
 Random = Callable[[int], bytes]
 
 
-def open_records(config: NodeConfig, *, clock: Clock, random: Random) -> Records:
+def open_records(config: NodeConfig, *, clock: Clock, random: Random, restoring: bool = False) -> Records:
     """Open the node's database, keys and ledger; several processes may have them open at once.
+
+    `restoring` opens a ledger that was restored from an old backup, to be repaired and nothing else.
 
     Raises `NotMigrated`, `StorageError`, `BadInput`/`Refused` for key files, `Tampered` for a log that does
     not agree with what was published.
@@ -61,6 +63,7 @@ def open_records(config: NodeConfig, *, clock: Clock, random: Random) -> Records
             directory=config.log_dir,
             clock=clock,
             random=random,
+            start=not restoring,
         )
         peers = Peers(
             identity=identity,
@@ -160,12 +163,16 @@ def _assemble(records: Records) -> Node:
     import federated.api
     from clean_room.group.pool import BlindingPool
     from clean_room.service import CleanRoom, Settings
+    from comity.auditing import reports_of
     from comity.feed_readers import FeedReaders
     from comity.guards import NodeGuards
+    from comity.heads import HeadsWatch
+    from comity.holds import HoldKeeper
     from comity.node import Node
     from comity.people import people_of
     from comity.witnessing import Witnessing
     from consent.feed import Feed
+    from consent.routes import audit as audit_routes
     from consent.routes import people as people_routes
     from consent.routes import witness as witness_routes
     from federated.runtime import TrainingService, TrainingSettings
@@ -226,11 +233,14 @@ def _assemble(records: Records) -> Node:
         feed=feed,
         readers=readers,
         witnessing=witnessing,
+        heads=HeadsWatch(ledger, partial(_partners, ledger), lines),
+        holds=HoldKeeper(records.erasure),
         metrics=metrics,
         routers=(
             clean_room.api.create_router(service, guards),
             consent.api.create_router(ledger, feed, guards, erasures=records.erasure),
             people_routes.create_router(people_of(records), guards),
+            audit_routes.create_router(reports_of(records), guards),
             witness_routes.create_router(witnessing.witness, witnessing.split_views, guards),
             federated.api.create_router(training, guards),
         ),

@@ -12,6 +12,7 @@ import typer
 
 from comity.cli.opening import opened
 from comity.cli.output import Directory, Json, document, moment, show, table
+from comity.cli.restoring import restore
 
 if TYPE_CHECKING:
     from consent.checkpoint import Checkpoint
@@ -80,14 +81,14 @@ def verify(
     if target is None:
         with opened(directory) as records:
             report = verify_ledger(records.ledger)
-            verifier = _key(key or records.ledger.vkey)
+            verifier = verifier_key(key or records.ledger.vkey)
             if report.ok and (key or known is not None or since is not None or trusted is not None):
                 files = directory_reader(records.config.log_dir)
                 seen = _known(known, verifier)
                 report = verify_log(files, verifier, known=seen, not_older_than=since, policy=trusted)
     else:
-        files = _reader(target)
-        verifier = _key(key) if key else _listed(files, trusted)
+        files = log_reader(target)
+        verifier = verifier_key(key) if key else _listed(files, trusted)
         with counter("entries checked") as count:
             report = verify_log(
                 files,
@@ -127,7 +128,7 @@ def _tell(report: LogReport, as_json: bool) -> None:
     raise typer.Exit(report.outcome.exit_code)
 
 
-def _key(text: str) -> VerifierKey:
+def verifier_key(text: str) -> VerifierKey:
     from consent.notes import VerifierKey
     from privacy.errors import BadInput
 
@@ -162,7 +163,7 @@ def _known(path: Path | None, key: VerifierKey) -> Checkpoint | None:
     return None if path is None else open_checkpoint(path.read_bytes(), [key])
 
 
-def _reader(target: str) -> Reader:
+def log_reader(target: str) -> Reader:
     from consent.verify import directory_reader, url_reader
     from privacy.errors import BadInput
 
@@ -311,3 +312,6 @@ def split_views(directory: Directory = Path(), as_json: Json = False) -> None:
     show(as_json, {"split_views": value}, lines)
     if found:
         raise typer.Exit(1)
+
+
+app.command()(restore)

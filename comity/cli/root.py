@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mask": ("mask", "Mask a table by a policy."),
     "consent": ("consent", "Record and look up consents; receipts and proofs of absence."),
     "log": ("log", "Verify, show and prove the transparency log."),
+    "audit": ("audit", "Report on the consent ledger, check a report, scan the datasets."),
     "collab": ("collab", "Agree with a partner what may be asked."),
     "overlap": ("overlap", "Ask how many people two partners share."),
     "train": ("train", "Train a joint model with a partner."),

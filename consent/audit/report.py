@@ -27,7 +27,7 @@ from consent.jws import sign_document
 from privacy.errors import BadInput
 from privacy.signing import SigningKey
 
-__all__ = ["FORMAT", "KIND", "LANGUAGES", "AuditReport", "digest_of", "locale", "render", "sign"]
+__all__ = ["FORMAT", "KIND", "LANGUAGES", "AuditReport", "digest_of", "locale", "render", "sign", "speak"]
 
 FORMAT = "comity-audit-1"
 KIND = "comity-audit+jws"
@@ -161,6 +161,11 @@ def render(report: AuditReport, language: str = "en") -> str:
         raise BadInput("The report lacks figures that the page shows.", code="bad_report") from None
 
 
+def speak(language: str, text: str, **values: object) -> str:
+    """A locale's text with its values filled in, as plain text."""
+    return str(_Speaker(locale(language)).say(text, **values).unescape())
+
+
 class _Speaker:
     """Fills a locale's words with values."""
 
@@ -172,6 +177,9 @@ class _Speaker:
         return escape(text).format(**shown)
 
     def _shown(self, name: str, value: object) -> object:
+        if isinstance(value, Mapping):
+            # A title that the policy gives in several languages.
+            return value.get(self._words["language"][:2], next(iter(value.values()), ""))
         if name == "age" and isinstance(value, int | float):
             return self.age(value)
         if name in ("p50", "p99", "longest") and isinstance(value, int | float):

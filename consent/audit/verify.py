@@ -16,6 +16,7 @@ from consent.audit.collect import collect
 from consent.audit.evidence import articles
 from consent.audit.reading import system_events
 from consent.audit.report import KIND, AuditReport, statement
+from consent.audit.witnessed import check_witnessed
 from consent.checkpoint import Checkpoint, open_checkpoint
 from consent.encoding import Leaf, canonical_json, commitment, from_micros, parse_json, parse_time
 from consent.events import GRANTING, RESTRICTING, EventType
@@ -89,10 +90,12 @@ def verify_report(
             held.append("proofs")
             _sums(report.facts)
             held.append("sums")
+            check_witnessed(report.facts["checkpoint"], checkpoint, key)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             raise Tampered("The report is signed, but lacks figures or holds impossible ones.") from None
         if policy is not None:
-            _, enough = policy.open(_witnessed(report.facts), key)
+            cosigned = check_witnessed(report.facts["checkpoint"], checkpoint, key)
+            _, enough = policy.open(cosigned.text, key)
             if not enough:
                 detail = "The report's checkpoint lacks the cosignatures that the trust policy asks for."
                 return ReportCheck(Outcome.UNWITNESSED, detail, tuple(held), report)
@@ -143,10 +146,6 @@ def _unpadded(text: str) -> bytes:
         return base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4))
     except (ValueError, binascii.Error):
         return b""
-
-
-def _witnessed(facts: Mapping[str, Any]) -> str:
-    return str(facts["checkpoint"].get("witnessed", facts["checkpoint"]["text"]))
 
 
 # proofs of violations
