@@ -14,6 +14,8 @@ from comity.config import NodeConfig
 from comity.database import check_migrated
 from comity.feed_readers import FeedReaders
 from comity.guards import NodeGuards
+from comity.heads import HeadsWatch
+from comity.holds import HoldKeeper
 from comity.identity import Identity, SignedRequest
 from comity.metrics import Metrics
 from comity.records import Records
@@ -37,6 +39,8 @@ class Node:
     feed: Feed = field(repr=False)
     readers: FeedReaders = field(repr=False)
     witnessing: Witnessing = field(repr=False)
+    heads: HeadsWatch = field(repr=False)
+    holds: HoldKeeper = field(repr=False)
     metrics: Metrics = field(repr=False)
     routers: tuple[APIRouter, ...] = field(repr=False)
     _closed: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -65,12 +69,18 @@ class Node:
         check_migrated(self.records.engine)
         self.records.ledger.head()
 
+    def check_heads(self) -> None:
+        """Compare with partners, before anything is served. Raises `RolledBack`."""
+        self.heads.check()
+
     def start(self) -> None:
         """Begin background work: jobs, training, the feed to partners, cosigning."""
         self.clean_room.start()
         self.training.start()
         self.readers.start()
         self.witnessing.start()
+        self.heads.start()
+        self.holds.start()
 
     def leave(self) -> None:
         """End the answers that would go on while the node runs. Quick, and safe in a signal handler."""
@@ -78,6 +88,8 @@ class Node:
 
     def stop(self) -> None:
         """End background work in order; what runs is ended in a state both sides can read."""
+        self.holds.stop()
+        self.heads.stop()
         self.witnessing.stop()
         self.readers.stop()
         self.training.close()

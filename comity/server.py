@@ -57,6 +57,7 @@ def serve_node(directory: Path, *, log_level: str = "info", ready_json: bool = F
         configure_logs(level=log_level)
         node = build_node(config, clock=utc_now, random=system_random)
         try:
+            node.check_heads()
             where = {"name": config.name, "url": config.public_url, "local_url": config.local_url}
             line = (
                 json.dumps({"ready": True, **where})

@@ -8,7 +8,7 @@ from consent.erasure import Erasure
 from consent.feed import Feed
 from consent.http import Guards
 from consent.ledger import Ledger
-from consent.routes import consents, erasure, feed, log, optouts, receipts, signals
+from consent.routes import consents, erasure, feed, heads, log, optouts, receipts, signals
 
 __all__ = ["Guards", "create_router"]
 
@@ -30,6 +30,7 @@ def create_router(
         consents.create_router(ledger, guards, region),
         optouts.create_router(ledger, opt_outs, guards, region),
         feed.create_router(opt_outs, guards),
+        heads.create_router(ledger, guards),
         receipts.create_router(ledger, guards, region),
         signals.create_router(ledger, guards, region),
         erasure.create_router(erasures or Erasure(ledger), guards, region),

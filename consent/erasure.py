@@ -297,7 +297,7 @@ class Erasure:
     ) -> None:
         self._ledger = ledger
         self._suppress_for = suppress_for
-        self._journal = journal
+        self.journal = journal
 
     def erase(
         self,
@@ -385,6 +385,11 @@ class Erasure:
         with self._ledger.store.read() as view:
             return [_answer(row) for row in view.erasures()]
 
+    def unscrubbed(self) -> int:
+        """How many erasures were carried out since the last `scrub`."""
+        with self._ledger.store.read() as view:
+            return sum(row.scrubbed_at is None for row in view.erasures(COMPLETED))
+
     def scrub(self, *, compact: bool = False) -> bool:
         """Overwrite what deleted rows left in the database's own files; False if it must be tried again.
 
@@ -412,7 +417,7 @@ class Erasure:
             random=ledger.random,
             pair_keys=ledger.pair_keys,
             suppress_for=self._suppress_for,
-            journal=self._journal,
+            journal=self.journal,
         )
 
     def _carry_out(self, work: ErasureWork) -> Erased:

@@ -32,6 +32,7 @@ class Leases:
     def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
         self.steady = steady
         self._heard: dict[str, float] = {}
+        self._held: set[str] = set()
         self._lock = threading.Lock()
 
     def heard(self, partner: str, moment: float) -> None:
@@ -44,6 +45,16 @@ class Leases:
         with self._lock:
             self._heard.pop(partner, None)
 
+    def hold(self, partner: str) -> None:
+        """Let nothing be done with the partner, whatever was heard, until `release`."""
+        with self._lock:
+            self._held.add(partner)
+
+    def release(self, partner: str) -> None:
+        """End a `hold`."""
+        with self._lock:
+            self._held.discard(partner)
+
     def age(self, row: PartnerRow, now: int) -> int | None:
         """How long ago the partner was last known to be up to date; None if it never was."""
         moment = self._heard.get(row.name)
@@ -55,6 +66,8 @@ class Leases:
 
     def expired(self, row: PartnerRow | None, now: int) -> bool:
         """Whether nobody may be used with the partner now. `now` is the wall clock's."""
+        if row is not None and row.name in self._held:
+            return True
         if row is None or row.lease is None:
             return False
         age = self.age(row, now)

@@ -47,7 +47,7 @@ class RestoreWork:
     policy: PurposePolicy
     random: Callable[[int], bytes]
     pair_keys: PairKeys | None
-    journal: ErasureJournal
+    journal: ErasureJournal | None
     opted_out: int = 0
     erased: int = 0
     unmatched: int = 0

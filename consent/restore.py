@@ -100,7 +100,7 @@ class Restoration:
         self,
         ledger: Ledger,
         *,
-        journal: ErasureJournal,
+        journal: ErasureJournal | None,
         readers: Sequence[Reader],
         connections: Sequence[PeerConnection],
     ) -> None:
@@ -144,7 +144,8 @@ class Restoration:
         self, start: int, target: Checkpoint, leaves: Sequence[bytes], heard: Sequence[Heard], coming: int
     ) -> RestorePlan:
         types = [Leaf.from_bytes(leaf) for leaf in leaves]
-        journal = [entry for entry in self._journal.entries() if start <= entry.index < target.size]
+        kept = self._journal.entries() if self._journal is not None else []
+        journal = [entry for entry in kept if start <= entry.index < target.size]
         journalled = {entry.index for entry in journal}
         told = {item.leaf.entry for item in heard if item.leaf.type in RESTRICTING}
         restrictions = {i for i, leaf in enumerate(types, start) if leaf.type in _RESTRICTING}

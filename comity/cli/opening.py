@@ -14,13 +14,17 @@ __all__ = ["opened"]
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[Records]:
-    """The records of the node in `directory`; the node itself may be running or not."""
+def opened(directory: Path, *, restoring: bool = False) -> Iterator[Records]:
+    """The records of the node in `directory`; the node itself may be running or not.
+
+    `restoring` also opens one that was restored from an old backup.
+    """
     from comity.bootstrap import open_records
     from comity.config import load_config
     from comity.system import system_random, utc_now
 
-    records = open_records(load_config(directory), clock=utc_now, random=system_random)
+    config = load_config(directory)
+    records = open_records(config, clock=utc_now, random=system_random, restoring=restoring)
     try:
         yield records
     finally:
