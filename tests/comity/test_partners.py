@@ -36,6 +36,7 @@ pytestmark = pytest.mark.xdist_group("two partners")
 
 EMAIL, PHONE, STAYS = "Optout.Person+x@Example.com", "13912345678", "stays.person@example.com"
 TERMS = {"purposes": ["overlap.reach"], "minimum_input": 10}
+ASK = "/v1/feed?after=0&nonce=0123456789abcdef&wait=0"
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +151,11 @@ def test_doctor_reaches_the_partner_and_knows_its_key(nodes: tuple[Any, Any]) ->
 def test_a_strangers_a_replayed_and_a_stale_request_are_refused(
     nodes: tuple[Any, Any], as_shop: HttpPeer
 ) -> None:
-    assert as_shop.request("GET", "/v1/peer/feed").status == 200
+    assert as_shop.request("GET", ASK).status == 200
 
     def refused(line: HttpPeer) -> str:
         with pytest.raises(ComityError) as caught:
-            line.request("GET", "/v1/peer/feed")
+            line.request("GET", ASK)
         assert isinstance(caught.value, Refused)
         return caught.value.code
 
@@ -163,17 +164,17 @@ def test_a_strangers_a_replayed_and_a_stale_request_are_refused(
     late = replace(as_shop, clock=lambda: utc_now() - dt.timedelta(minutes=5))
     assert refused(late) == "clock_skew"
     once = replace(as_shop, random=lambda n: b"\x07" * n)
-    assert once.request("GET", "/v1/peer/feed").status == 200
+    assert once.request("GET", ASK).status == 200
     assert refused(once) == "replayed_request"
 
 
-def test_a_forged_feed_message_changes_nothing(nodes: tuple[Any, Any], as_shop: HttpPeer) -> None:
+def test_a_forged_acknowledgement_changes_nothing(nodes: tuple[Any, Any], as_shop: HttpPeer) -> None:
     bank, _ = nodes
     with bank.client as at_bank:
         before = at_bank.get("/log/checkpoint").text.splitlines()[1]
         for body in (b"", b"{", b"[]", b"{}", b"\xff" * 100, b'{"v":1}' * 1000):
             with pytest.raises(ComityError) as caught:
-                as_shop.request("POST", "/v1/peer/feed", body=body, content_type="application/json")
+                as_shop.request("POST", "/v1/feed/acks", body=body, content_type="application/json")
             assert isinstance(caught.value, PeerViolation)
         assert at_bank.get("/log/checkpoint").text.splitlines()[1] == before
 
@@ -192,9 +193,16 @@ def test_what_waits_for_a_partner_that_is_down_goes_out_when_it_is_back(
             found: dict[str, Any] = at_shop.get("/v1/optouts/status").json()["partners"][0]
             return found
 
-        assert within(20, lambda: status()["failures"] > 0)
-        assert (status()["queued"], status()["last_error"]) == (1, "peer_unreachable")
+        assert within(20, lambda: not status()["connected"])
+        assert status()["queued"] == 1 and status()["oldest_waiting"] is not None
+        # Nor may anybody be used with a partner who may have opt-outs that are not heard.
+        question = {"purpose": "overlap.reach", "partner": "bank", "email": "held@example.com"}
+        agrees(at_shop, {"email": "held@example.com"})
+        asked = lambda: at_shop.post("/v1/consents/check", json=question).json()["reason"]  # noqa: E731
+        assert within(20, lambda: asked() == "lease_expired"), asked()
+        assert status()["lease_expired"]
         again = serve_module("bank")
+        assert within(20, lambda: asked() == "granted"), asked()
         assert within(40, lambda: status()["queued"] == 0), status()
     question = {"purpose": "overlap.reach", "partner": "shop", "email": STAYS}
     with again.client as at_bank:
