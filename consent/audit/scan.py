@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -69,7 +69,10 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. `level` is bad or warn; `values` fill the words for `rule`."""
+    """One thing found. `level` is bad or warn; `values` fill the words for `rule`.
+
+    `purpose` lists all that it is the same for.
+    """
 
     rule: str
     level: str
@@ -140,8 +143,22 @@ def scan(
         found += _retention(policy, dataset.name, purposes, seen.changed_at, now)
     found += _consents(policy, facts, purposes if named else [])
     found += _scope(facts, agreed)
-    found.sort(key=lambda f: (f.level != "bad", f.dataset, f.column, f.purpose, f.rule))
-    return ScanReport(policy.hash, now.isoformat(), count, columns, tuple(found))
+    together = sorted(
+        _joined(found), key=lambda f: (f.level != "bad", f.dataset, f.column, f.purpose, f.rule)
+    )
+    return ScanReport(policy.hash, now.isoformat(), count, columns, tuple(together))
+
+
+def _joined(found: Iterable[Finding]) -> Iterator[Finding]:
+    """One finding for all purposes it is the same for, without those below another."""
+    alike: dict[tuple[object, ...], list[Finding]] = {}
+    for finding in found:
+        values = repr(sorted(finding.values.items()))
+        alike.setdefault((finding.rule, finding.dataset, finding.column, values), []).append(finding)
+    for group in alike.values():
+        named = {finding.purpose for finding in group}
+        top = sorted(p for p in named if not named.intersection(ancestry(p)[1:]))
+        yield replace(group[0], purpose=", ".join(top))
 
 
 def _uses(dataset: ScannedDataset, present: Collection[str]) -> Iterator[tuple[str, set[str]]]:
@@ -167,12 +184,13 @@ def _serves(way: str, purpose: str) -> bool:
 
 def _column(policy: PurposePolicy, dataset: str, column: str, purposes: Sequence[str]) -> Iterator[Finding]:
     for purpose in purposes:
-        for line in policy.crossed(purpose, column):
+        crossed = policy.crossed(purpose, column)
+        for line in crossed:
             yield Finding("red_line", "bad", dataset, column, purpose, {"line": dict(line.title)})
         allowed = policy.allows(purpose, column)
         if allowed is None:
             yield Finding("no_list", "warn", dataset, column, purpose)
-        elif not allowed:
+        elif not allowed and not crossed:
             yield Finding("not_allowed", "bad", dataset, column, purpose)
 
 
