@@ -8,27 +8,20 @@ the database, every sealed payload, and the state derived from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
 
 from consent.checkpoint import Checkpoint
 from consent.cosignatures import Cosignature
-from consent.encoding import Leaf, to_micros
+from consent.encoding import to_micros
 from consent.errors import InvalidNote
-from consent.history import checked, fact_from, is_decision, missing_named, openings_of
 from consent.ledger import Ledger
-from consent.merkle import HASH_SIZE
 from consent.notes import MAX_NOTE, VerifierKey
 from consent.rebuild import Missing, Reader, Rebuilt, directory_reader, rebuild, url_reader
-from consent.state import Standing, fold
-from consent.state_roots import check_state_tree
+from consent.self_check import check_database
 from consent.static import CHECKPOINT, COSIGNED
-from consent.store import EntryRow, LedgerView, RestrictionRow, StandingKey
-from consent.subjects import PSEUDONYM, Opening
-from consent.tiles import TILE_WIDTH
 from consent.trust_policy import TrustPolicy
 from privacy.errors import PeerUnreachable, Tampered
 
@@ -202,142 +195,14 @@ def _judge(
 def verify_ledger(ledger: Ledger) -> LogReport:
     """Check the database against itself and against the published log.
 
-    Entries hash to the stored tiles, the head and every signed checkpoint; every sealed payload opens to
-    what its entry commits to; state and restrictions are exactly what the payloads fold to; every alias is
-    the keyed hash of an identifier sealed for its subject.
+    What is checked of the database is said in `consent.self_check`. Never raises for what it finds.
     """
     try:
         with ledger.store.read() as view:
-            _check_entries(view)
-            facts = _check_payloads(ledger, view)
-            _check_state(view, facts)
-            _check_aliases(ledger, view)
-            check_state_tree(ledger.vault, view)
-            size = view.head().size
+            size = check_database(ledger, view)
     except Tampered as error:
         return LogReport(Outcome.TAMPERED, error.detail, ledger.origin)
     static = ledger.log.static
     if static is None:
         return LogReport(Outcome.OK, f"{size} entries and what they open to hold.", ledger.origin, size)
     return verify_log(directory_reader(static.directory), ledger.key)
-
-
-def _check_entries(view: LedgerView) -> None:
-    head = view.head()
-
-    def read(path: str) -> bytes | None:
-        from consent.tiles import encode_bundle, parse_path
-
-        tile = parse_path(path)
-        if tile.level >= 0:
-            return view.tile(tile.level, tile.index)[: tile.width * HASH_SIZE] or None
-        start = tile.index * TILE_WIDTH
-        rows = view.entries(start, start + tile.width)
-        return encode_bundle([row.leaf for row in rows]) if len(rows) == tile.width else None
-
-    try:
-        root = rebuild(read, head.size).tip.root
-    except Missing as missing:
-        raise Tampered(f"The database lacks {missing}.") from missing
-    if root != head.root:
-        raise Tampered("The stored entries do not have the stored root.")
-    if view.entries(head.size, 1 << 62):
-        raise Tampered("The database holds entries beyond the head.")
-
-
-def _check_payloads(
-    ledger: Ledger, view: LedgerView
-) -> dict[bytes, list[tuple[Leaf, int, dict[str, object]]]]:
-    """Every side row opens, and matches its entries one to one; returns the decisions of each subject.
-
-    Only an erasure or a restore accounts for entries that no longer open: those that it names.
-    """
-    head = view.head()
-    found: dict[bytes, list[tuple[Leaf, int, dict[str, object]]]] = {}
-    covered, gone = bytearray(head.size), bytearray(head.size)
-    entry = _entry_reader(view)
-    for row in view.sides(0, head.size):
-        openings: list[Opening] = openings_of(view, ledger.vault, row)
-        for opening in openings:
-            found_entry = entry(opening.idx)
-            if found_entry is None or found_entry.side != row.first_index:
-                raise Tampered("A sealed payload belongs to no entry.", code="bad_side_record")
-            leaf = Leaf.from_bytes(found_entry.leaf)
-            body = checked(leaf, opening)
-            if covered[opening.idx]:
-                raise Tampered("An entry has two sealed payloads.", code="bad_side_record")
-            covered[opening.idx] = 1
-            if row.subject is None:
-                for first, last in missing_named(leaf.type, opening.idx, body):
-                    gone[first : last + 1] = b"\x01" * (last + 1 - first)
-            elif is_decision(leaf.type):
-                found.setdefault(row.subject, []).append((leaf, opening.idx, body))
-    for there, lost in zip(covered, gone, strict=True):
-        if not there and not lost:
-            raise Tampered("Some entries have no sealed payload.", code="bad_side_record")
-        if there and lost:
-            raise Tampered("A record that was erased is there again.", code="erasure_undone")
-    return found
-
-
-def _entry_reader(view: LedgerView) -> Callable[[int], EntryRow | None]:
-    """Entries by index, read a bundle at a time: payloads come nearly in the order of the log."""
-
-    @lru_cache(256)
-    def bundle(number: int) -> dict[int, EntryRow]:
-        start = number * TILE_WIDTH
-        return {row.idx: row for row in view.entries(start, start + TILE_WIDTH)}
-
-    return lambda index: bundle(index // TILE_WIDTH).get(index)
-
-
-def _check_state(view: LedgerView, facts: dict[bytes, list[tuple[Leaf, int, dict[str, object]]]]) -> None:
-    expected: dict[StandingKey, Standing] = {}
-    for subject, entries in facts.items():
-        entries.sort(key=lambda entry: entry[1])
-        for (purpose, partner), standing in fold(fact_from(*entry) for entry in entries).items():
-            expected[StandingKey(purpose, partner, subject)] = standing
-    for key, standing in view.all_standings():
-        if expected.pop(key, None) != standing:
-            raise Tampered("The state table is not what the events fold to.", code="state_differs")
-    if expected:
-        raise Tampered("The state table lacks rows that the events fold to.", code="state_differs")
-
-
-def _check_aliases(ledger: Ledger, view: LedgerView) -> None:
-    counted = 0
-    merged = view.merged_subjects()
-    for row in view.all_subjects():
-        identifiers = () if row.handle in merged else ledger.vault.open_identifiers(row)
-        expected = {ledger.vault.lookup(kind)(canonical): kind for kind, canonical in identifiers}
-        if view.aliases_of(row.handle) != expected:
-            raise Tampered("A subject's aliases are not those sealed for it.", code="state_differs")
-        counted += len(expected)
-    if counted != view.count_aliases():
-        raise Tampered("There are aliases that belong to nobody.", code="state_differs")
-    _check_restrictions(ledger, view)
-
-
-def _check_restrictions(ledger: Ledger, view: LedgerView) -> None:
-    """Each restriction received must rest on a pseudonym's subject with a standing of the same times."""
-    hashed = ledger.vault.lookup(PSEUDONYM)
-    for batch in _batches(list(view.all_restrictions())):
-        lookups = [
-            hashed(row.partner.encode() + b"\x00" + row.kind.encode() + b"\x00" + row.pseudonym)
-            for row in batch
-        ]
-        handles = view.find_subjects(lookups)
-        keys = [
-            StandingKey(row.purpose, row.partner, handles.get(lookup, b""))
-            for row, lookup in zip(batch, lookups, strict=True)
-        ]
-        standings = view.standings(keys)
-        for row, key in zip(batch, keys, strict=True):
-            standing = standings.get(key, Standing())
-            if (standing.restricted_at, standing.granted_at) != (row.restricted_at, row.lifted_at):
-                raise Tampered("A restriction differs from the event that made it.", code="state_differs")
-
-
-def _batches(rows: list[RestrictionRow], size: int = 5000) -> Iterator[list[RestrictionRow]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -153,7 +153,8 @@ class KnownLogs:
     def _partners(self, origin: str) -> list[tuple[str, VerifierKey]]:
         """(feed log, key of the main log) of the partners whom `origin` may belong to."""
         with self._store.read() as view:
-            keys = [VerifierKey.from_text(row.vkey) for row in view.partners()]
+            rows = [row for row in view.partners() if row.removed_at is None]
+        keys = [VerifierKey.from_text(row.vkey) for row in rows]
         return [(feed_origin(k.name, self._own.name), k) for k in keys if origin.startswith(k.name)]
 
 
