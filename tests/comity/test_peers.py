@@ -24,6 +24,7 @@ from comity.identity import Identity, RequestVerifier
 from comity.middleware import BodyLimit, SignedAnswers
 from comity.peers import HttpPeer, Peers
 from comity.problems import CONTENT_TYPE, problem
+from consent.event_stream import events_of
 from privacy.errors import BudgetExhausted, ComityError, Misuse, PeerUnreachable, PeerViolation, Refused
 from privacy.signing import PublicKey, SigningKey
 
@@ -93,6 +94,29 @@ def shop(url: str) -> Starlette:
         await anyio.sleep(5)
         return Response()
 
+    async def events(request: Request) -> Response:
+        body = await request.body()
+        target = f"{request.url.path}?{request.url.query}"
+        partner = verifier.request("GET", target, request.headers.items(), body)
+        told = [b"data: 1\n\n", b"da", b"ta: 2\n\n", f"data: {partner}\n\n".encode()]
+        return StreamingResponse(iter(told), media_type="text/event-stream")
+
+    async def silent(request: Request) -> Response:
+        import anyio
+
+        async def told():  # type: ignore[no-untyped-def]
+            yield b"data: 1\n\n"
+            await anyio.sleep(5)
+
+        return StreamingResponse(told(), media_type="text/event-stream")
+
+    async def broken(request: Request) -> Response:
+        async def told():  # type: ignore[no-untyped-def]
+            yield b"data: 1\n\n"
+            raise OSError("gone")
+
+        return StreamingResponse(told(), media_type="text/event-stream")
+
     async def gateway(request: Request) -> Response:
         return Response(b"bad gateway", status_code=502)
 
@@ -102,6 +126,7 @@ def shop(url: str) -> Starlette:
             Route(f"/v1/peer/{f.__name__}", f, methods=["GET", "POST"])
             for f in (no, oops, empty, big, away, slow)
         ),
+        *(Route(f"/v1/feed/{f.__name__}", f) for f in (events, silent, broken, no, oops, empty, big)),
         Route("/elsewhere/gateway", gateway),
     ]
     app = Starlette(routes=routes)
@@ -265,3 +290,65 @@ def test_a_server_that_is_no_http_server_is_unreachable(peer: HttpPeer) -> None:
         with pytest.raises(PeerUnreachable):
             replace(peer, base_url=url).request("GET", "/v1/peer/echo", timeout=5)
         thread.join(timeout=10)
+
+
+def heard(peer: HttpPeer, path: str, **more: float) -> list[bytes]:
+    with peer.stream(path, accept="text/event-stream", **more) as chunks:
+        return list(events_of(chunks, limit=1000))
+
+
+def test_a_stream_is_read_as_it_comes_by_a_signed_request(peer: HttpPeer) -> None:
+    assert heard(peer, "/v1/feed/events?after=1") == [b"1", b"2", b"bank"]
+
+
+def test_a_stream_that_falls_silent_or_breaks_is_given_up(peer: HttpPeer) -> None:
+    with pytest.raises(PeerUnreachable), peer.stream(
+        "/v1/feed/silent", accept="text/event-stream", idle=0.3
+    ) as chunks:  # fmt: skip
+        assert next(chunks) == b"data: 1\n\n"
+        next(chunks)
+    with pytest.raises(PeerUnreachable):
+        heard(peer, "/v1/feed/broken")
+
+
+def test_an_answer_that_is_no_stream_is_checked_like_any_other(peer: HttpPeer) -> None:
+    with pytest.raises(BudgetExhausted):
+        heard(peer, "/v1/feed/no")
+    for path in ("/v1/feed/oops", "/v1/feed/empty", "/v1/feed/big"):
+        with pytest.raises(PeerViolation):
+            heard(peer, path)
+    with pytest.raises(PeerViolation) as caught:
+        heard(replace(peer, key=OTHER.public), "/v1/feed/no")
+    assert caught.value.code == "response_signature_invalid"
+    with pytest.raises(Misuse):
+        heard(peer, "no-slash")
+
+
+def test_nothing_is_streamed_from_a_node_that_is_not_there(peer: HttpPeer) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(PeerUnreachable):
+        heard(replace(peer, base_url=f"http://127.0.0.1:{port}"), "/v1/feed/events")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "events"),
+    [
+        ([b"data: a\ndata: b\n\n"], [b"a\nb"]),
+        ([b": comment\nevent: x\nid: 4\nretry: 1\ndata:a\r\n\r\n"], [b"a"]),
+        ([b"data: unfinished\n"], []),
+        ([b"\n\n\ndata: a\n\n\n"], [b"a"]),
+        ([bytes([b]) for b in b"data: slow\n\n"], [b"slow"]),
+    ],
+)
+def test_events_are_read_from_whatever_chunks_come(chunks: list[bytes], events: list[bytes]) -> None:
+    assert list(events_of(iter(chunks), limit=100)) == events
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"data: " + b"x" * 200, b"x" * 200, b"data: aaaa\n" * 30, b"data: x\n" * 200]
+)
+def test_an_endless_event_is_cut_off(chunk: bytes) -> None:
+    with pytest.raises(PeerViolation):
+        list(events_of(iter([chunk]), limit=100))
