@@ -1,9 +1,9 @@
 """The only writer of the log: it sequences, hashes, stores, signs and publishes.
 
 Callers queue; whoever holds the turn commits everything queued in one durable transaction, so that a
-crowd of small requests costs one fsync. Publication is a turn of its own, so that one batch is committed
-while the one before is published, and one publication serves all who wait for it. Nothing is signed but what was read back after the commit and
-found to extend what was signed before.
+crowd of small requests costs one fsync. Publication is a turn of its own: one batch is committed while the
+one before is published, and one publication serves all who wait for it. Nothing is signed but what was read
+back after the commit and found to extend what was signed before.
 """
 
 from __future__ import annotations

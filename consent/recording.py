@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -18,7 +18,7 @@ from consent.events import (
     system_payload,
 )
 from consent.linkage import carried, restricted_for
-from consent.log import Staged
+from consent.log import Staged, Work
 from consent.purposes import PurposePolicy
 from consent.sequence import in_sequence
 from consent.state import Fact, Standing, StateKey, step
@@ -64,6 +64,7 @@ class _Subjects:
     new: dict[bytes, bytes] = field(default_factory=dict)  # handle → wrapped key
     added: dict[bytes, list[Identifier]] = field(default_factory=dict)
     aliases: list[tuple[bytes, str, bytes]] = field(default_factory=list)
+    decided: list[int] = field(default_factory=list)  # how many decisions each event became
     at: int = 0
     """the position of the event that is looked at"""
 
@@ -93,6 +94,7 @@ class _Subjects:
                     self.added[handle] = [identifier]
                     self.aliases.append((lookup, identifier.kind, handle))
                 out.append((handle, event))
+                self.decided.append(1)
                 continue
             found: dict[bytes, None] = {}
             fresh = []
@@ -119,6 +121,7 @@ class _Subjects:
             decided = [*restated, *((handle, event) for handle in found)]
             for handle, fact in decided:
                 earlier.setdefault(handle, []).append(fact)
+            self.decided.append(len(decided))
             out.extend(decided)
         return out
 
@@ -217,7 +220,36 @@ class DecisionWork:
     imported: bool = False
     ordered: bool = False
 
+    def joins(self, other: Work) -> bool:
+        """Decisions recorded in the same way, with nothing to be written beside them."""
+        return (
+            isinstance(other, DecisionWork)
+            and self.after is None
+            and other.after is None
+            and self.policy is other.policy
+            and (self.propagate, self.imported, self.ordered)
+            == (other.propagate, other.imported, other.ordered)
+        )
+
     def stage(self, tx: LedgerTransaction, first: int, now: int) -> list[Staged]:
+        return self._stage(tx, first, now)[0]
+
+    def stage_all(
+        self, works: Sequence[Work], tx: LedgerTransaction, first: int, now: int
+    ) -> list[list[Staged]]:
+        mine = [work for work in works if isinstance(work, DecisionWork)]
+        together = replace(self, events=[event for work in mine for event in work.events])
+        staged, decided = together._stage(tx, first, now)
+        out, event, at = [], 0, 0
+        for work in mine:
+            entries = sum(decided[event : event + len(work.events)])
+            out.append(staged[at : at + entries])
+            event += len(work.events)
+            at += entries
+        return out
+
+    def _stage(self, tx: LedgerTransaction, first: int, now: int) -> tuple[list[Staged], list[int]]:
+        """The entries, and how many each event became."""
         if tx.lookup_version() != self.vault.version:
             raise KeysRotated
         admit(tx, self.vault, self.events, now, imported=self.imported)
@@ -259,7 +291,7 @@ class DecisionWork:
             tell_partners(tx, facts, self.policy, set(subjects.new), now, learned=learned)
         if self.after is not None:
             self.after(tx, first, now)
-        return staged
+        return staged, subjects.decided
 
 
 def _fact(event: Event, current: int, now: int, index: int) -> Fact:

@@ -70,6 +70,7 @@ class StaticLog:
         self.directory = Path(directory)
         self._key = key
         self._write = write
+        self._pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="log-files")
         self.directory.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
@@ -125,11 +126,10 @@ class StaticLog:
         touched: set[Path] = set()
         completed: list[Path] = []
         try:
-            with ThreadPoolExecutor(_PARALLEL) as pool:
-                for _ in pool.map(self._place, self._targets(files, touched, completed)):
-                    pass
-            for folder in sorted(touched, reverse=True):
-                _sync_directory(folder)
+            for _ in self._pool.map(self._place, self._targets(files, touched, completed)):
+                pass
+            for _ in self._pool.map(_sync_directory, sorted(touched, reverse=True)):
+                pass
             self._write(self.directory / CHECKPOINT, checkpoint.text.encode())
             _sync_directory(self.directory)
             for stale in completed:
