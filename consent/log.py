@@ -287,7 +287,7 @@ class TransparencyLog:
     def _sign(self, view: LedgerView, before: Checkpoint | None) -> Checkpoint:
         """Sign the stored head, having re-derived it from the tiles and checked that it extends `before`."""
         head = view.head()
-        subtree = subtree_from_tiles(_trimmed(view, head.size))
+        subtree = subtree_from_tiles(_cached(_trimmed(view, head.size)))
         if tree_root(head.size, subtree) != head.root:
             raise Tampered("The stored tiles do not have the stored root; nothing was signed.")
         if before is not None:

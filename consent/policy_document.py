@@ -239,10 +239,11 @@ def _texts(value: object, place: str) -> dict[str, str]:
 
 
 def _hashes(value: object, place: str) -> dict[str, str]:
-    found = _texts(value, place) if value else {}
-    if not all(_HASH.fullmatch(text) for text in found.values()):
-        raise BadInput(f"At {place}: a hash is 64 hexadecimal digits.")
-    return found
+    if not isinstance(value, dict) or not all(
+        isinstance(h, str) and _HASH.fullmatch(h) for h in value.values()
+    ):
+        raise BadInput(f"At {place}: hashes are given per language, as 64 hexadecimal digits in quotes.")
+    return _texts(value, place) if value else {}
 
 
 def _flag(value: object, place: str) -> bool:

@@ -210,6 +210,10 @@ class SubjectVault:
     def unwrap(self, handle: bytes, wrapped: bytes) -> bytes:
         return self._ring.unwrap(wrapped, b"consent/subject/" + handle)
 
+    def rewrap(self, handle: bytes, wrapped: bytes) -> bytes:
+        """The same subject key, wrapped under the ring's newest version."""
+        return self._ring.wrap(self.unwrap(handle, wrapped), b"consent/subject/" + handle)
+
     def seal(self, key: bytes | AESGCM, handle: bytes, what: bytes, plaintext: bytes) -> bytes:
         """`key` as a cipher saves making it anew for each record of the same subject."""
         cipher = key if isinstance(key, AESGCM) else AESGCM(key)

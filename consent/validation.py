@@ -126,7 +126,7 @@ def _judged(policy: PurposePolicy, event: Event) -> ConsentTerms | None:
             _basis_checked(purpose, event.basis, each)
         terms = _noticed(policy, purpose, event, bool(applicable))
         if event.basis == "consent":
-            _form_checked(policy, event)
+            _form_checked(policy, purpose, event)
     elif event.type is EventType.NOTICE_PRESENTED and terms is not None and policy.notices:
         terms = completed_notice(policy, terms)
     for each in applicable:
@@ -222,7 +222,7 @@ def _mismatch() -> InvalidConsent:
     )
 
 
-def _form_checked(policy: PurposePolicy, event: Event) -> None:
+def _form_checked(policy: PurposePolicy, purpose: Purpose, event: Event) -> None:
     terms = event.terms or _NO_TERMS
     for of, rule in demanded(policy, event):
         wanted = _FORMS.get(rule.demands)
@@ -234,7 +234,8 @@ def _form_checked(policy: PurposePolicy, event: Event) -> None:
                 rule=f"{of.name}.{rule.id}",
                 advice=f"Ask for it so, and record it as consent_type {wanted.value}.",
             )
-        if rule.demands is Demand.GUARDIAN and event.actor != "guardian":
+        # A grown-up may agree to a parent of a purpose that is about children.
+        if rule.demands is Demand.GUARDIAN and rule.when & purpose.traits and event.actor != "guardian":
             raise InvalidConsent(
                 f"{where} asks for the consent of a parent or guardian to {event.purpose}.",
                 code="guardian_required",

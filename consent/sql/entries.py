@@ -25,9 +25,9 @@ class EntriesView(ReadRows):
         return Head(row.size, bytes(row.root), row.recorded_at)
 
     def tile(self, level: int, index: int) -> bytes:
-        found = self._c.execute(
-            sa.select(t.tiles.c.hashes).where(t.tiles.c.level == level, t.tiles.c.idx == index)
-        ).scalar_one_or_none()
+        mark = "?" if self._sqlite else "%s"
+        query = f"SELECT hashes FROM consent_tiles WHERE level = {mark} AND idx = {mark}"  # noqa: S608
+        found = self._c.exec_driver_sql(query, (level, index)).scalar_one_or_none()
         return b"" if found is None else bytes(found)
 
     def entries(self, start: int, end: int) -> list[EntryRow]:
