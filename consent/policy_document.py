@@ -243,7 +243,7 @@ def _hashes(value: object, place: str) -> dict[str, str]:
         isinstance(h, str) and _HASH.fullmatch(h) for h in value.values()
     ):
         raise BadInput(f"At {place}: hashes are given per language, as 64 hexadecimal digits in quotes.")
-    return _texts(value, place) if value else {}
+    return _texts(value, place) if given else {}
 
 
 def _flag(value: object, place: str) -> bool:
