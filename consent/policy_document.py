@@ -239,9 +239,8 @@ def _texts(value: object, place: str) -> dict[str, str]:
 
 
 def _hashes(value: object, place: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(
-        isinstance(h, str) and _HASH.fullmatch(h) for h in value.values()
-    ):
+    given = list(value.values()) if isinstance(value, dict) else [None]
+    if not all(isinstance(each, str) and _HASH.fullmatch(each) for each in given):
         raise BadInput(f"At {place}: hashes are given per language, as 64 hexadecimal digits in quotes.")
     return _texts(value, place) if given else {}
 
