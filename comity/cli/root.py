@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "overlap": ("overlap", "Ask how many people two partners share."),
     "train": ("train", "Train a joint model with a partner."),
     "budget": ("budget", "Show the privacy budget spent and left."),
+    "keys": ("keys", "Show and rotate the node's key ring."),
     "access": ("access", "Make, list and revoke API keys."),
 }
 

@@ -97,3 +97,24 @@ def test_an_imported_list_does_not_bring_them_back(shop: Path, tmp_path: Path) -
     as_json("consent", "erase", "--email", ADA, "--dir", shop)
     report = as_json("consent", "import", file, "--keep-good", "--dir", shop)
     assert (report["recorded"], report["errors"][0]["code"]) == (0, "suppressed")
+
+
+def test_the_key_ring_is_rotated_and_everybody_is_still_found(shop: Path) -> None:
+    check = [
+        "consent",
+        "check",
+        "--purpose",
+        "overlap.reach",
+        "--partner",
+        "bank",
+        "--email",
+        ADA,
+        "--dir",
+        shop,
+    ]
+    assert as_json("keys", "show", "--dir", shop) == {"versions": [1], "lookups": 1}
+    done = as_json("keys", "rotate", "--dir", shop)
+    assert (done["version"], done["subjects"], done["versions"]) == (2, 1, [1, 2])
+    assert invoke(*check)[0] == 0
+    assert as_json("keys", "show", "--dir", shop)["lookups"] == 2
+    assert invoke("log", "verify", "--dir", shop)[0] == 0
