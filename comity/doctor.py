@@ -28,6 +28,7 @@ __all__ = ["Finding", "Verdict", "examine"]
 
 Clock = Callable[[], dt.datetime]
 _PATIENCE = 4.0  # seconds
+_UNSEEN = dt.timedelta(minutes=10)  # that the newest entries may go without a witness's cosignature
 _SKEW = 5.0  # seconds a clock may be off before it is worth a word
 
 
@@ -80,6 +81,7 @@ def examine(directory: Path, *, clock: Clock) -> Iterator[Finding]:
         yield _ok("database", f"{engine.dialect.name}, tables of this version")
         if key is not None:
             yield _attempt("log", lambda: _log(config, key.public.bytes32))
+            yield _witnesses(config, engine, key.public.bytes32, clock)
         yield from _partners(config, engine, clock)
     finally:
         engine.dispose()
@@ -124,6 +126,44 @@ def _log(config: NodeConfig, public_key: bytes) -> str:
     if not report.ok:
         raise Tampered(report.detail, advice="Find out why before anything else: see comity log verify.")
     return f"{report.size} entries, verified up to the signed head"
+
+
+def _witnesses(config: NodeConfig, engine: sa.Engine, public_key: bytes, clock: Clock) -> Finding:
+    from comity.witnessing import read_trust_policy
+    from consent.cosignatures import open_cosigned, witness_key
+    from consent.notes import VerifierKey
+    from consent.sql import SqlStore
+    from consent.static import COSIGNED
+
+    try:
+        policy = read_trust_policy(config)
+        with SqlStore(engine).read() as view:
+            joined = {row.name: row.vkey for row in view.partners() if row.removed_at is None}
+            caught = sorted({row.origin for row in view.split_views()})
+            size = view.head().size
+        if caught:
+            advice = "Both signed checkpoints are kept: comity log split-views. Ask the log's owner."
+            return Finding("witnesses", Verdict.FAILED, f"caught forking: {', '.join(caught)}", advice)
+        names = {witness_key(VerifierKey.from_text(vkey)): name for name, vkey in joined.items()}
+        names.update({w.key: w.name for w in policy.witnesses} if policy is not None else {})
+        if not names:
+            return _ok("witnesses", "none yet: partners are, once an agreement is made")
+        advice = "While they do not answer, nobody else can tell a fork or a rollback of this log."
+        if not (config.log_dir / COSIGNED).exists():
+            return Finding("witnesses", Verdict.WARNING, "nobody has cosigned the log yet", advice)
+        log = VerifierKey(config.log_origin, public_key)
+        found = open_cosigned((config.log_dir / COSIGNED).read_bytes(), log, list(names))
+    except OSError as e:
+        return Finding("witnesses", Verdict.FAILED, f"the cosigned checkpoint cannot be read ({e.strerror})")
+    except ComityError as e:
+        return _failed("witnesses", e)
+    by = ", ".join(sorted(names[made.key] for made in found.cosignatures)) or "nobody known"
+    behind = size - found.checkpoint.size
+    detail = f"{found.checkpoint.size} entries cosigned by {by}; {behind} newer"
+    newest = max((made.at for made in found.cosignatures), default=None)
+    if newest is None or (behind and clock() - newest > _UNSEEN):
+        return Finding("witnesses", Verdict.WARNING, detail, advice)
+    return _ok("witnesses", detail)
 
 
 def _port(config: NodeConfig, key: SigningKey | None) -> Finding:

@@ -206,6 +206,7 @@ def show_log(
 
         comity log show --last 5 --dir bank
     """
+    from consent.cosignatures import witness_key
     from consent.encoding import Leaf, from_micros
 
     with opened(directory) as records:
@@ -215,7 +216,7 @@ def show_log(
         with ledger.store.read() as view:
             rows = view.entries(first, head.size)
         leaves = [(index, Leaf.from_bytes(row.leaf)) for index, row in enumerate(rows, first)]
-        vkey = ledger.vkey
+        vkey, witness = ledger.vkey, witness_key(ledger.key).to_text()
     entries = [
         {"index": i, "type": leaf.type, "recorded_at": from_micros(leaf.recorded_at), "id": leaf.id}
         for i, leaf in leaves
@@ -225,6 +226,7 @@ def show_log(
         "size": head.size,
         "root": base64.b64encode(head.root).decode(),
         "vkey": vkey,
+        "witness_vkey": witness,
         "checkpoint": head.text,
         "entries": entries,
     }
@@ -233,6 +235,7 @@ def show_log(
         f"size    {head.size}",
         f"root    {value['root']}",
         f"key     {vkey}",
+        f"witness {witness}",
         "",
     ]
     listed = [(i, moment(from_micros(leaf.recorded_at)), leaf.type, leaf.id) for i, leaf in leaves]

@@ -27,6 +27,7 @@ from comity.cli import app
 from comity.identity import Identity
 from comity.peers import HttpPeer, Peers
 from comity.system import system_random, utc_now
+from consent.cosignatures import CosignerKey, witness_key
 from consent.notes import VerifierKey
 from privacy.errors import ComityError, PeerViolation, Refused
 from privacy.signing import PublicKey, SigningKey
@@ -177,6 +178,38 @@ def test_a_forged_acknowledgement_changes_nothing(nodes: tuple[Any, Any], as_sho
                 as_shop.request("POST", "/v1/feed/acks", body=body, content_type="application/json")
             assert isinstance(caught.value, PeerViolation)
         assert at_bank.get("/log/checkpoint").text.splitlines()[1] == before
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_each_partner_witnesses_the_others_log(nodes: tuple[Any, Any], tmp_path: Path, turn: int) -> None:
+    mine, other = nodes[turn], nodes[1 - turn]
+    with mine.client as at_mine, other.client as at_other:
+        card, witness = at_mine.get("/v1/node").json(), at_other.get("/v1/node").json()
+        key = witness_key(VerifierKey.from_text(witness["log_vkey"]))
+        policy = tmp_path / "witnesses.policy"
+        policy.write_text(f"log {card['log_vkey']}\nwitness w {key.to_text()}\nquorum w\n")
+        seen_at = f"/witness/{hashlib.sha256(card['log_origin'].encode()).hexdigest()}/checkpoint"
+
+        def witnessed() -> bool:
+            newest = at_mine.get("/log/checkpoint").text
+            return key.name in newest and at_other.get(seen_at).text == newest
+
+        assert within(30, witnessed), at_mine.get("/log/checkpoint").text
+        assert f'comity_witness_size{{witness="{other.directory.name}"}} ' in at_mine.get("/metrics").text
+    code, out, err = _comity("log", "verify", f"{mine.url}/log", "--policy", policy, "--json")
+    assert code == 0, err
+    assert list(json.loads(out)["witnesses"]) == [key.name]
+    policy.write_text(policy.read_text().replace(key.to_text(), _stranger().to_text()))
+    code, _, err = _comity("log", "verify", f"{mine.url}/log", "--policy", policy)
+    assert code == 7 and "unwitnessed" in err
+    _, said, _ = _comity("doctor", mine.directory)
+    assert f"cosigned by {other.directory.name}" in said
+    code, said, _ = _comity("log", "split-views", "--dir", mine.directory)
+    assert code == 0 and "No log was caught" in said
+
+
+def _stranger() -> CosignerKey:
+    return CosignerKey("w.example", SigningKey.generate().public.bytes32)
 
 
 def test_what_waits_for_a_partner_that_is_down_goes_out_when_it_is_back(
