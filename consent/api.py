@@ -8,7 +8,8 @@ from consent.erasure import Erasure
 from consent.feed import Feed
 from consent.http import Guards
 from consent.ledger import Ledger
-from consent.routes import consents, erasure, feed, heads, log, optouts, receipts, signals
+from consent.merging import Merging
+from consent.routes import consents, erasure, feed, heads, log, merging, optouts, receipts, signals
 
 __all__ = ["Guards", "create_router"]
 
@@ -33,6 +34,7 @@ def create_router(
         heads.create_router(ledger, guards),
         receipts.create_router(ledger, guards, region),
         signals.create_router(ledger, guards, region),
+        merging.create_router(Merging(ledger), guards, region),
         erasure.create_router(erasures or Erasure(ledger), guards, region),
         log.create_router(ledger),
     ):

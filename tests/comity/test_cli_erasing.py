@@ -118,3 +118,16 @@ def test_the_key_ring_is_rotated_and_everybody_is_still_found(shop: Path) -> Non
     assert invoke(*check)[0] == 0
     assert as_json("keys", "show", "--dir", shop)["lookups"] == 2
     assert invoke("log", "verify", "--dir", shop)[0] == 0
+
+
+def test_records_are_merged_and_taken_apart(shop: Path) -> None:
+    work = "ada@work.example"
+    assert invoke("consent", "withdraw", "--email", work, "--dir", shop)[0] == 0
+    done = as_json("consent", "merge", "--email", ADA, "--other-email", work, "--dir", shop)
+    assert done["restrictions"] == 1
+    check = ["consent", "check", "--purpose", "overlap.reach", "--partner", "bank", "--dir", shop]
+    assert invoke(*check, "--email", ADA)[0] == 1
+    assert invoke("consent", "merge", "--email", ADA, "--other-email", work, "--dir", shop)[0] == 2
+    assert as_json("consent", "split", "--email", work, "--dir", shop)["undone"] is True
+    assert invoke("consent", "split", "--email", work, "--dir", shop)[0] == 2
+    assert invoke("log", "verify", "--dir", shop)[0] == 0

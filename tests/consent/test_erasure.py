@@ -359,3 +359,55 @@ def test_the_journal_says_who_was_erased_to_the_ring_only(ledger, node):
     path.write_bytes(b"AAAA\n" + path.read_bytes())
     with pytest.raises(Tampered):
         ErasureJournal(path, node.ring).entries()
+
+
+# partners
+
+
+def test_an_opt_out_queued_before_the_erasure_still_reaches_the_partner(pair):
+    for ledger in (pair.shop, pair.bank):
+        ledger.record([grant(ADA, "overlap.reach")])
+    pair.shop.record([withdraw(ADA, "overlap.reach")])
+    Erasure(pair.shop).erase(ADA)
+    with pair.shop.store.read() as view:
+        assert all(row.pseudonyms for row in view.outbox("bank", 0, 10))
+    for kind, canonical in ADA:
+        assert pair.bank.check(canonical, kind, "overlap.reach", "shop").allowed
+    assert pair.wire.read() == 2
+    for kind, canonical in ADA:
+        assert (
+            pair.bank.check(canonical, kind, "overlap.reach", "shop").reason is Reason.RESTRICTED_BY_PARTNER
+        )
+    with pair.shop.store.read() as view:
+        assert not any(row.pseudonyms for row in view.outbox("bank", 0, 10))
+    assert verify_ledger(pair.shop).ok
+    assert verify_ledger(pair.bank).ok
+
+
+def test_a_stranger_who_asks_to_be_erased_is_denied_at_the_partner_too(pair):
+    pair.bank.record([grant(BEN, "overlap.reach")])
+    Erasure(pair.shop).erase(BEN)
+    pair.wire.read()
+    assert not pair.bank.check(*reversed(BEN[0]), "overlap.reach", "shop").allowed
+
+
+def test_who_agrees_again_after_an_erasure_is_known_anew(pair, clock):
+    for ledger in (pair.shop, pair.bank):
+        ledger.record([grant(ADA, "overlap.reach")])
+    Erasure(pair.shop).erase(ADA)
+    pair.wire.read()
+    clock.move(days=1)
+    pair.shop.record([grant(ADA, "overlap.reach")])
+    assert pair.shop.check(ADA[0][1], "email", "overlap.reach", "bank").allowed
+    history = pair.shop.history(ADA[0][1], "email")
+    assert [h["type"] for h in history] == ["consent.granted"]
+    assert verify_ledger(pair.shop).ok
+
+
+def test_a_new_partner_is_told_nothing_of_the_erased(pair, make_node):
+    pair.shop.record([withdraw(ADA)])
+    Erasure(pair.shop).erase(ADA)
+    third = make_node("mill").open()
+    pair.shop.join_partner("mill", third.vkey)
+    with pair.shop.store.read() as view:
+        assert view.outbox("mill", 0, 10) == []

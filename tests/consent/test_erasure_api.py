@@ -14,6 +14,8 @@ from consent.access import access_copy
 from consent.encoding import Leaf, canonical_json, commitment
 from consent.erasure import Erasure
 from consent.events import grant, withdraw
+from consent.merging import Merging
+from consent.routes import merging
 from consent.routes.erasure import create_router
 from privacy.errors import ComityError, Misuse
 
@@ -46,6 +48,7 @@ def own(make_node):
 def client(own):
     app = FastAPI()
     app.include_router(create_router(Erasure(own), HeaderGuards(), "CN"))
+    app.include_router(merging.create_router(Merging(own), HeaderGuards(), "CN"))
 
     @app.exception_handler(ComityError)
     def problem(_: Request, error: ComityError):
@@ -134,3 +137,15 @@ def test_the_copy_of_a_record_is_whole_and_opens_its_entries(own, clock):
     with pytest.raises(Misuse) as caught:
         access_copy(own, NAMED)
     assert caught.value.code == "unknown_subject"
+
+
+def test_records_are_merged_and_split_over_http(own, client):
+    steward = {"x-role": "data_steward"}
+    own.record([grant(NAMED[:1], "overlap.reach"), withdraw(NAMED[1:])])
+    body = {"kept": {"email": ADA["email"]}, "other": {"phone": ADA["phone"]}}
+    done = client.post("/v1/subjects/merge", json=body, headers=steward)
+    assert done.status_code == 201 and done.json()["restrictions"] == 1
+    assert client.post("/v1/subjects/merge", json=body, headers=steward).json()["code"] == "already_one"
+    apart = client.post("/v1/subjects/split", json={"phone": ADA["phone"]}, headers=steward)
+    assert apart.json()["undone"] is True
+    assert client.post("/v1/subjects/merge", json=body, headers={"x-role": "analyst"}).status_code == 403
