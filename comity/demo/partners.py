@@ -43,7 +43,8 @@ class Inputs:
 
     `tables` maps a partner's name to its table: customer_no, name, email, mobile, (bank) id_no, (shop) card,
     note, then the columns of the data. `consents` maps it to its register: email, mobile, purpose, partner,
-    decision (granted | refused), at. `optouts` are the shop's customers who will withdraw later: email,
+    decision (granted | refused), at, and the terms: notice, language, jurisdiction, consent_type,
+    recipients. `optouts` are the shop's customers who will withdraw later: email,
     mobile, as plain as the person would type them.
     """
 
@@ -166,6 +167,8 @@ def _register(
         part = base.with_columns(
             purpose=pl.lit(purpose), partner=pl.lit(other),
             decision=pl.Series(np.where(refused, "refused", "granted")), at=pl.Series(at.tolist()),
+            notice=pl.lit("general"), language=pl.lit("zh"), jurisdiction=pl.lit("CN"),
+            consent_type=pl.lit("separate"), recipients=pl.lit(other),
         )  # fmt: skip
         parts.append(part.filter(pl.Series(asked)))
     register = pl.concat(parts)
