@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from consent.absence import ABSENCE_FORMAT, AbsenceReport, verify_absence_bundle
+from consent.consent_record import consent_record
 from consent.encoding import from_micros
 from consent.notes import VerifierKey
 from consent.receipts import ReceiptProof
-from consent.subject_receipts import BUNDLE_FORMAT, VerifiedReceipt, consent_record, verify_receipts
+from consent.subject_receipts import BUNDLE_FORMAT, VerifiedReceipt, verify_receipts
 from consent.tlog_proof import HEADER, TlogProof
 from consent.verify import Reader
 from privacy.errors import BadInput, ComityError, Tampered

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from consent.consent_record import SCHEMA, consent_record
 from consent.encoding import Leaf, canonical_json, parse_json, parse_time, render_time
 from consent.events import GRANTING, RESTRICTING, EventType
 from consent.history import checked, openings_of
@@ -32,7 +33,7 @@ from consent.proofs import from_base64, integer_from, to_base64
 from consent.store import LedgerView
 from consent.subjects import PSEUDONYM, Opening, SubjectVault
 from consent.tlog_proof import OpenedEntry, TlogProof
-from privacy.errors import BadInput, ComityError, Misuse, Tampered
+from privacy.errors import BadInput, Misuse, Tampered
 from privacy.signing import PublicKey, SigningKey
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ __all__ = [
     "ReceiptReport",
     "SubjectReceipts",
     "VerifiedReceipt",
-    "consent_record",
     "read_bundle",
     "verify_receipt",
     "verify_receipts",
@@ -55,63 +55,10 @@ __all__ = [
 BUNDLE_FORMAT = "comity/subject-receipts@v1"
 RECEIPT_KIND = "comity-consent-receipt+jws"
 STATEMENT_KIND = "comity-pseudonyms+jws"
-SCHEMA = "ISO/IEC TS 27560:2023"
 MAX_BUNDLE = 64 << 20  # bytes
 MAX_RECEIPTS = 10_000
 
-_STATES = {
-    EventType.GRANTED: "given",
-    EventType.RENEWED: "renewed",
-    EventType.REFUSED: "refused",
-    EventType.WITHDRAWN: "withdrawn",
-    EventType.EXPIRED: "expired",
-    EventType.INVALIDATED: "invalidated",
-    EventType.OBJECTION: "objected",
-}
 _DECISIONS = GRANTING | RESTRICTING
-_PLACED = {
-    "actor", "basis", "effective_at", "expires_at", "method", "partner", "purpose", "purpose_version",
-    "subject", "v",
-}  # fmt: skip
-
-
-def consent_record(origin: str, leaf: Leaf, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The ISO/IEC TS 27560 record of one entry and its opened payload. Raises Tampered for other entries.
-
-    A pure function of what the log commits to. Members of the payload that have no place of their own here
-    stand under `extension`, as they are.
-    """
-    try:
-        event = EventType(leaf.type)
-        parse_time(str(body["effective_at"]))
-        purpose = {
-            "purpose": body["purpose"],
-            "purpose_version": body["purpose_version"],
-            "lawful_basis": body["basis"],
-            "recipient_third_parties": [body["partner"]],
-        }
-        happened = {
-            "event_type": event.value,
-            "event_state": _STATES[event],
-            "event_time": body["effective_at"],
-            "entity_id": body["actor"],
-            "collection_method": body["method"],
-            **({"valid_until": body["expires_at"]} if "expires_at" in body else {}),
-        }
-        record = {
-            "schema_version": SCHEMA,
-            "record_id": leaf.id,
-            "pii_principal_id": body["subject"],
-            "purposes": [purpose],
-            "party_identification": [{"party_id": origin, "party_role": "pii_controller"}],
-            "events": [happened],
-        }
-    except (KeyError, ValueError, ComityError):
-        raise Tampered("This entry is not the decision of a person.", code="wrong_commitment") from None
-    more = {name: value for name, value in body.items() if name not in _PLACED}
-    if more:
-        record["extension"] = more
-    return record
 
 
 def _claims(origin: str, index: int, opened: OpenedEntry) -> dict[str, Any]:
