@@ -76,6 +76,14 @@ def _add_collaborations(router: APIRouter, service: CleanRoom, guards: Guards) -
     def shown(collaboration: str, _: str = anyone) -> CollaborationOut:
         return CollaborationOut(**book.show(collaboration)[0])
 
+    @router.post(
+        "/v1/collaborations/{collaboration}:rotate",
+        tags=["collaborations"],
+        summary="Replace the key shared with the partner",
+    )
+    def rotate(collaboration: str, _: str = steward) -> CollaborationOut:
+        return CollaborationOut(**book.show(book.rotate(collaboration).id)[0])
+
     @router.post("/v1/collaborations/{collaboration}:leave", tags=["collaborations"], summary="Leave")
     def leave(collaboration: str, _: str = steward) -> CollaborationOut:
         return CollaborationOut(**service.leave(collaboration))
@@ -167,6 +175,12 @@ def _add_peer_collaborations(router: APIRouter, service: CleanRoom, guards: Guar
     @router.post("/v1/peer/collaborations/{collaboration}/acceptance", tags=["peer"], summary="Accept")
     async def acceptance(collaboration: str, request: Request, name: str = partner) -> dict[str, Any]:
         return await run_in_threadpool(book.accepted, name, collaboration, await _document(request))
+
+    @router.post(
+        "/v1/peer/collaborations/{collaboration}/rotation", tags=["peer"], summary="Partner replaces the key"
+    )
+    async def rotation(collaboration: str, request: Request, name: str = partner) -> dict[str, Any]:
+        return await run_in_threadpool(book.rotated, name, collaboration, await _document(request))
 
     @router.post("/v1/peer/collaborations/{collaboration}/leave", tags=["peer"], summary="Partner leaves")
     def leave(collaboration: str, name: str = partner) -> dict[str, str]:

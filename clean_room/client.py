@@ -133,6 +133,10 @@ class Comity:
         """One of them."""
         return self._one(CollaborationOut, "GET", f"/v1/collaborations/{collaboration}")
 
+    def rotate(self, collaboration: str) -> CollaborationOut:
+        """Replace the key shared with the partner."""
+        return self._one(CollaborationOut, "POST", f"/v1/collaborations/{collaboration}:rotate")
+
     def leave(self, collaboration: str) -> CollaborationOut:
         """End an agreement."""
         return self._one(CollaborationOut, "POST", f"/v1/collaborations/{collaboration}:leave")

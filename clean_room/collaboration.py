@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from clean_room.agreements import Acceptance, Agreement, Invitation, Party, Terms
 from clean_room.armour import armoured, unarmoured
 from clean_room.datasets import Catalogue
+from clean_room.key_rotation import KeyRotation
 from clean_room.pair_secrets import PairSecrets, exchange_public
 from clean_room.storage import CollaborationRow, CollaborationStore
 from clean_room.transport import post_document
@@ -65,6 +66,9 @@ class PartnerLedger(Protocol):
     def remove_partner(self, name: str, fields: Mapping[str, object]) -> None:
         """Record that the agreement has ended; nothing more is queued for the partner."""
 
+    def rotated_key(self, name: str, fields: Mapping[str, object]) -> None:
+        """Record that another key is shared; everybody who stands is told again under it."""
+
     def record_system(self, type_: EventType, fields: Mapping[str, object]) -> object:
         """Write an event that is about no single person."""
 
@@ -97,6 +101,11 @@ class Collaborations:
         self._clock = clock
         self._random = random
         self._lock = threading.Lock()
+        self._rotating = threading.Lock()
+        own_key = identity.public.to_text()
+        self._rotation = KeyRotation(
+            store, self._secrets, ledger, own_key=own_key, clock=clock, random=random
+        )
 
     def invite(
         self,
@@ -274,6 +283,25 @@ class Collaborations:
         if row.state in _OPEN:
             self._ended(row)
 
+    def rotate(self, collaboration: str) -> CollaborationRow:
+        """Replace the key shared with the partner; who opted out is told to it again under the new one.
+
+        To be repeated when the partner could not be reached: until it has answered, nobody passes here whom
+        it may have restricted.
+        """
+        row = self._row(collaboration)
+        pin = PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+        with self._lock:
+            return self._rotation.rotate(row, self._connect(pin))
+
+    def rotated(self, partner: str, collaboration: str, document: object) -> dict[str, Any]:
+        """The partner replaces the shared key; the answer is this node's half of it."""
+        with self._rotating:
+            row = self._row(collaboration)
+            if row.partner != partner:
+                raise Refused("that collaboration is not with this partner.", code="not_authorised")
+            return self._rotation.rotated(row, document)
+
     def show(self, collaboration: str | None = None) -> list[dict[str, Any]]:
         """Collaborations as the API shows them, oldest first."""
         rows = self._store.all() if collaboration is None else [self._row(collaboration)]
@@ -325,6 +353,11 @@ class Collaborations:
         if row is None or row.sealed_pair_key is None:
             return None
         return self._secrets.pair_key(row.id, row.sealed_pair_key)
+
+    def pair_keys(self, partner: str) -> Sequence[bytes]:
+        """The keys under which the partner may have named somebody, the one in use first."""
+        row = self._store.agreed_with(partner)
+        return [] if row is None else self._rotation.keys(row)
 
     def _row(self, collaboration: str) -> CollaborationRow:
         row = self._store.get(collaboration)

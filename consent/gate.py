@@ -13,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from consent.encoding import from_micros
+from consent.encoding import entry_type, from_micros
 from consent.errors import ConsentStale
+from consent.events import GRANTING, RESTRICTING, EventType
+from consent.gate_index import AllowedPeople, ColumnCache, LookupSet
 from consent.ledger import Ledger, restricted_purposes
 from consent.purposes import ancestry
 from consent.receipts import GateEvidence, PseudonymSet
+from consent.state import decide
 from consent.store import LedgerView, RestrictionRow
 from consent.subjects import KeyedHash
 from privacy.errors import BadInput
@@ -25,6 +28,19 @@ from privacy.errors import BadInput
 __all__ = ["ConsentGate", "GateEvidence", "GateResult"]
 
 _NEVER = (1 << 31) - 1  # a tree version that never comes: such a purpose can only restrict
+_MOST_ENTRIES = 20_000  # that the kept answer is brought forward by, and people that may have changed
+_MOST_CHANGED = 5_000
+_UNDERSTOOD = {
+    t.value
+    for t in (
+        *GRANTING, *RESTRICTING, EventType.NOTICE_PRESENTED, EventType.USE_RECEIPT, EventType.DELIVERY_ACK,
+        EventType.AUDIT, EventType.STATE_COMMITTED, EventType.PARTNER_JOINED,
+    )
+}  # fmt: skip
+"""Entries that change nobody's answer but that of the people they are about."""
+
+Place = tuple[str, str, str]
+"""(kind, purpose, partner)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +57,13 @@ class GateResult:
         return int(self.mask.sum())
 
 
-@dataclass(frozen=True, slots=True)
-class _Allowed:
-    size: int
-    policy_hash: str
-    until: int | None
-    lookups: frozenset[bytes] = field(repr=False)
-
-
 class ConsentGate:
     """Bulk decisions over Arrow columns: equal, row by row, to `Ledger.check`. Thread-safe."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._cache: dict[tuple[str, str, str], _Allowed] = {}
+        self._cache: dict[Place, AllowedPeople] = {}
+        self._columns = ColumnCache()
         self._lock = threading.Lock()
 
     def filter(
@@ -69,31 +78,25 @@ class ConsentGate:
             raise BadInput("The gate takes a binary column of canonical identifiers.")
         ledger = self._ledger
         ledger.policy.require(purpose)
-        rows: list[bytes | None] = canonicals.to_pylist()
+        column = self._columns.hashed(canonicals, ledger.vault.lookup(kind))
         with ledger.store.read() as view:
             now = ledger.now(view)
             head = view.head()
             allowed = self._allowed(view, head.size, (kind, purpose, partner), now)
-            restricted = self._restricted(view, kind, purpose, partner)
+            told = self._restrictions(view, kind, purpose, partner)
             if ledger.leases.expired(view.partner(partner), now):
                 raise ConsentStale(
                     "This partner's opt-outs have not been heard for longer than the agreed lease.",
                     rule="lease",
                     advice="Try again when the partner's node can be reached: see GET /v1/optouts/status.",
                 )
-        lookups = ledger.vault.lookup(kind).column(rows)
-        mask = np.fromiter((lookup in allowed for lookup in lookups), dtype=np.bool_, count=len(lookups))
-        if restricted:
-            key = ledger.pair_keys and ledger.pair_keys.pair_key(partner)
-            # No pair key any more means no way to tell who opted out over there: nobody passes.
-            pair = KeyedHash(key, kind) if key else None
-            for i in np.flatnonzero(mask).tolist():
-                canonical = rows[i]
-                if pair is None or canonical is None or pair(canonical) in restricted:
-                    mask[i] = False
+        found = allowed.among(column)
+        mask = column.unsorted(found)
+        if mask.any() and any(restricted_purposes(rows, purpose) for rows in told.values()):
+            self._restrict(mask, canonicals, told, kind=kind, purpose=purpose, partner=partner)
+            found = mask[column.order]
         salt = ledger.random(32)
-        chosen = [lookup for lookup, passed in zip(lookups, mask.tolist(), strict=True) if passed and lookup]
-        members = PseudonymSet.of_lookups(salt, chosen)
+        members = PseudonymSet.of_rows(salt, column.rows[found])
         evidence = GateEvidence(
             purpose=purpose,
             partner=partner,
@@ -109,33 +112,92 @@ class ConsentGate:
         )
         return GateResult(mask, evidence, members)
 
-    def _allowed(
-        self, view: LedgerView, size: int, place: tuple[str, str, str], now: int
-    ) -> frozenset[bytes]:
-        """Lookups of everybody allowed. Kept until the log grows or the first of their grants expires."""
-        kind, purpose, partner = place
-        policy = self._ledger.policy
-        kept = self._cache.get(place)
-        if (
-            kept is not None
-            and kept.size == size
-            and kept.policy_hash == policy.hash
-            and (kept.until is None or now < kept.until)
-        ):
-            return kept.lookups
-        wanted = policy.require(purpose)
-        oldest = {
-            above: policy.oldest_grant(wanted, above) if above in policy.purposes else _NEVER
-            for above in ancestry(purpose)
-        }
-        lookups, until = view.allowed_lookups(kind, partner, now, oldest)
-        found = _Allowed(size, policy.hash, until, frozenset(lookups))
-        with self._lock:
-            self._cache[place] = found
-        return found.lookups
+    def _restrict(
+        self,
+        mask: npt.NDArray[np.bool_],
+        canonicals: pa.BinaryArray | pa.ChunkedArray,
+        told: dict[bytes, list[RestrictionRow]],
+        *,
+        kind: str,
+        purpose: str,
+        partner: str,
+    ) -> None:
+        """Deny, in `mask`, whom the partner has restricted."""
+        restricted = LookupSet(p for p, rows in told.items() if restricted_purposes(rows, purpose))
+        keys = self._ledger.pair_keys.pair_keys(partner) if self._ledger.pair_keys else ()
+        pairs = [KeyedHash(key, kind) for key in keys]
+        if not pairs:
+            # No pair key any more means no way to tell who opted out over there: nobody passes.
+            mask[:] = False
+            return
+        named = np.zeros(len(mask), np.bool_)
+        for pair in pairs:
+            hashed = self._columns.hashed(canonicals, pair)
+            named |= hashed.unsorted(restricted.among(hashed))
+        for i in np.flatnonzero(mask & named).tolist():
+            # By several keys one person has several pseudonyms: what lifts under one lifts them all.
+            canonical = canonicals[i].as_py()
+            together = [row for pair in pairs for row in told.get(pair(canonical), ())]
+            mask[i] = not restricted_purposes(together, purpose)
 
-    def _restricted(self, view: LedgerView, kind: str, purpose: str, partner: str) -> set[bytes]:
+    def _allowed(self, view: LedgerView, size: int, place: Place, now: int) -> AllowedPeople:
+        """Everybody allowed; brought up to date where the log has grown, read anew where it must be."""
+        policy = self._ledger.policy
+        with self._lock:
+            kept = self._cache.get(place)
+        if kept is None or kept.policy_hash != policy.hash or (kept.until is not None and kept.until <= now):
+            kept = None
+        elif kept.size < size:
+            kept = self._renewed(view, kept, size, place, now)
+        elif kept.size > size:
+            kept = None  # an older snapshot than the one kept
+        if kept is None:
+            kind, purpose, partner = place
+            wanted = policy.require(purpose)
+            oldest = {
+                above: policy.oldest_grant(wanted, above) if above in policy.purposes else _NEVER
+                for above in ancestry(purpose)
+            }
+            lookups, until = view.allowed_lookups(kind, partner, now, oldest)
+            kept = AllowedPeople(size, policy.hash, until, LookupSet(lookups), frozenset(), frozenset())
+        with self._lock:
+            self._cache[place] = kept
+        return kept
+
+    def _renewed(
+        self, view: LedgerView, kept: AllowedPeople, size: int, place: Place, now: int
+    ) -> AllowedPeople | None:
+        """`kept` after the entries since; None where it is simpler, or safer, to read everything."""
+        if size - kept.size > _MOST_ENTRIES:
+            return None
+        types = {entry_type(leaf) for leaf in view.leaves(kept.size, size)}
+        if not types <= _UNDERSTOOD:
+            return None
+        subjects, reached = view.changed_subjects(kept.size, size, _MOST_ENTRIES)
+        if reached < size or len(subjects) + len(kept.added) + len(kept.removed) > _MOST_CHANGED:
+            return None
+        kind, purpose, partner = place
+        added, removed, until = set(kept.added), set(kept.removed), kept.until
+        states = view.standings_of(subjects)
+        for subject in subjects:
+            state = states.get(subject, {})
+            lookups = {lookup for lookup, of in view.aliases_of(subject).items() if of == kind}
+            if decide(state, purpose, partner, now, self._ledger.policy).allowed:
+                added |= lookups
+                removed -= lookups
+                ends = [
+                    s.expires_at for s in state.values() if s.expires_at is not None and s.expires_at > now
+                ]
+                until = min([*ends, *([] if until is None else [until])], default=None)
+            else:
+                removed |= lookups
+                added -= lookups
+        return AllowedPeople(size, kept.policy_hash, until, kept.base, added, removed)
+
+    def _restrictions(
+        self, view: LedgerView, kind: str, purpose: str, partner: str
+    ) -> dict[bytes, list[RestrictionRow]]:
         by_pseudonym: dict[bytes, list[RestrictionRow]] = {}
         for row in view.restrictions(partner, kind, ancestry(purpose)):
             by_pseudonym.setdefault(row.pseudonym, []).append(row)
-        return {p for p, rows in by_pseudonym.items() if restricted_purposes(rows, purpose)}
+        return by_pseudonym

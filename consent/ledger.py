@@ -356,10 +356,10 @@ class Ledger:
                 return Decision(False, Reason.LEASE_EXPIRED)
         rows = [row for row in rows if (row.restricted_at or 0) <= moment]
         if rows:
-            key = self.pair_keys.pair_key(partner) if self.pair_keys else None
-            pseudonym = KeyedHash(key, kind)(identifier) if key else None
+            shared = self.pair_keys.pair_keys(partner) if self.pair_keys else ()
+            pseudonyms = {KeyedHash(each, kind)(identifier) for each in shared}
             # No pair key any more means no way to tell who opted out over there: nobody passes.
-            mine = [row for row in rows if pseudonym is None or row.pseudonym == pseudonym]
+            mine = [row for row in rows if not pseudonyms or row.pseudonym in pseudonyms]
             if restricted_purposes(mine, purpose):
                 return Decision(False, Reason.RESTRICTED_BY_PARTNER, mine[0].restricted_at, mine[0].idx)
         return decision

@@ -5,7 +5,7 @@ The contracts are stated here, beside their consumers; the rooms above satisfy t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -64,4 +64,12 @@ class PairKeys(Protocol):
 
     def pair_key(self, partner: str) -> bytes | None:
         """32 bytes known to this node and `partner` only, or None when no agreement is in force."""
+        ...
+
+    def pair_keys(self, partner: str) -> Sequence[bytes]:
+        """The keys under which the partner may have named somebody, the one in use first; empty for none.
+
+        Keys that were replaced stay among them for as long as the agreement lasts, because somebody erased
+        at the partner cannot be named anew. Empty, too, while a replacement is not settled between the two.
+        """
         ...

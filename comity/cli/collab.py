@@ -178,6 +178,27 @@ def show_collaborations(
 
 
 @app.command()
+def rotate(
+    collaboration: Annotated[str, typer.Argument(help="Its id.")],
+    directory: Directory = Path(),
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Replace the key shared with the partner; whoever opted out is told to it again under the new one.
+
+    Should the partner not answer, run it again: until it has, nobody passes whom it may have restricted.
+
+    Example:
+
+        comity collab rotate 0d9f9a539d0c4f1b9a553c9f2a6f1c11 --dir bank
+    """
+    with calling(directory, url, api_key) as node:
+        rotated = node.rotate(collaboration)
+    show(as_json, rotated.model_dump(), [f"Another key is shared with {rotated.partner} now."])
+
+
+@app.command()
 def leave(
     collaboration: Annotated[str, typer.Argument(help="Its id.")],
     *,

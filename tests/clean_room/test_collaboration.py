@@ -346,6 +346,67 @@ def test_terms_signed_before_there_were_leases_keep_their_hash():
     assert replace(before, lease_seconds=5.0).document()["lease_seconds"] == 5
 
 
+def test_another_key_is_agreed_on_and_who_stands_is_told_again(fresh):
+    bank, shop = fresh.bank, fresh.shop
+    before = bank.collaborations.pair_key("shop")
+    bank.ledger.withdraw(fresh.identifiers(150))
+    sent = bank.ledger.partner("shop").sent_seq
+    bank.collaborations.rotate(fresh.collaboration)
+    after = bank.collaborations.pair_key("shop")
+    assert after != before and after == shop.collaborations.pair_key("bank")
+    # Whom the old key named is known by it until the agreement ends.
+    assert list(bank.collaborations.pair_keys("shop")) == [after, before]
+    assert list(shop.collaborations.pair_keys("bank")) == [after, before]
+    assert bank.ledger.partner("shop").sent_seq == sent + 1
+    last = bank.ledger.prove(bank.ledger.head().size - 1).verify(bank.ledger.key)[0]
+    assert last.type == "partner.key_rotated"
+    shop.collaborations.rotate(fresh.collaboration)
+    assert len(bank.collaborations.pair_keys("shop")) == 3
+    assert list(bank.collaborations.pair_keys("shop")) == list(shop.collaborations.pair_keys("bank"))
+    assert fresh.bank.run(fresh.query()).state == "succeeded"
+
+
+def test_until_a_rotation_is_settled_nobody_passes_whom_the_partner_may_have_restricted(fresh):
+    bank, shop = fresh.bank, fresh.shop
+    answered = []
+
+    def lost(method, path, content):
+        if path.endswith("/rotation") and not answered:
+            answered.append(path)
+            raise PeerUnreachable("lost")
+        return content
+
+    fresh.wire.tamper_reply = lost
+    with pytest.raises(PeerUnreachable):
+        bank.collaborations.rotate(fresh.collaboration)
+    assert list(bank.collaborations.pair_keys("shop")) == []
+    bank.collaborations.rotate(fresh.collaboration)
+    assert list(bank.collaborations.pair_keys("shop")) == list(shop.collaborations.pair_keys("bank"))
+    assert len(bank.collaborations.pair_keys("shop")) == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ({}, "malformed_document"), ([], "malformed_document"), ({"number": 1}, "malformed_document"),
+        ({"number": 2, "exchange": "A" * 43}, "rotation_conflict"),
+        ({"number": 0, "exchange": "A" * 43}, "rotation_conflict"),
+        ({"number": 1, "exchange": "!"}, "peer_violation"), ({"number": 1, "exchange": 5}, "peer_violation"),
+        ({"number": 1, "exchange": "AAAA"}, "peer_violation"),
+        ({"number": 1, "exchange": "A" * 43 + "="}, "tampered"),
+    ],
+)  # fmt: skip
+def test_a_rotation_that_is_none_changes_nothing(two, document, code):
+    collaboration = two.shop.collaborations.accept(invite(two)).id
+    book = two.shop.collaborations
+    before = list(book.pair_keys("bank"))
+    with pytest.raises(ComityError) as caught:
+        book.rotated("bank", collaboration, document)
+    assert caught.value.code == code and list(book.pair_keys("bank")) == before
+    with pytest.raises(Refused):
+        book.rotated("press", collaboration, {"number": 1, "exchange": "A" * 43})
+
+
 def unsolicited(two: Any, signer: SigningKey, number: int) -> dict[str, Any]:
     """An invitation to the shop by anybody with a key."""
     document = json.loads(json.dumps(invite(two)))

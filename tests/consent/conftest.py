@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -41,9 +42,13 @@ class Clock:
 class PairKey:
     def __init__(self, key: bytes | None = b"\x07" * 32) -> None:
         self.key = key
+        self.retired: list[bytes] = []
 
     def pair_key(self, partner: str) -> bytes | None:
         return self.key
+
+    def pair_keys(self, partner: str) -> list[bytes]:
+        return [] if self.key is None else [self.key, *self.retired]
 
 
 @dataclass
@@ -69,7 +74,7 @@ class Node:
             pair_keys=self.pair,
             **options,  # type: ignore[arg-type]
         )
-        ledger.leases = Leases(self.clock.steady)
+        ledger.leases = Leases(getattr(self.clock, "steady", time.monotonic))
         return ledger
 
 

@@ -179,6 +179,24 @@ def test_a_partner_who_comes_back_under_another_pair_key_is_told_again(pair):
     assert verify_ledger(pair.bank).ok
 
 
+def test_when_the_shared_key_is_replaced_standing_opt_outs_are_told_by_the_new_one(pair, clock):
+    agreed(pair)
+    pair.shop.withdraw(ANN)
+    pair.wire.read()
+    for node in (pair.shop_node, pair.bank_node):
+        node.pair.retired, node.pair.key = [node.pair.key], b"\x09" * 32
+    assert not bank_allows(pair)  # still known by the old one
+    pair.shop.rotated_key("bank", {"number": 1})
+    assert pair.wire.read() == 1
+    assert not bank_allows(pair) and not bank_allows(pair, ANN[1:])
+    clock.move(seconds=1)
+    pair.shop.record([grant(ANN, "overlap.reach", partner="bank")])
+    pair.wire.read()
+    # What is taken back under the new key is taken back of the person, whatever named them before.
+    assert bank_allows(pair) and not bank_allows(pair, purpose="overlap.measure")
+    assert verify_ledger(pair.bank).ok
+
+
 def test_a_refusal_after_a_broader_withdrawal_does_not_block_the_feed(pair):
     agreed(pair)
     pair.shop.record([withdraw(ANN), refuse(ANN, "*"), refuse(ANN, "overlap")])
