@@ -39,8 +39,8 @@ from consent.subject_receipts import (
     PseudonymStatement,
     SubjectReceipts,
     VerifiedReceipt,
+    entries_of_person,
     known,
-    openings_about,
     pseudonyms_of,
     verify_receipt,
     verify_statement,
@@ -119,7 +119,7 @@ class AbsenceService:
         ledger = self._ledger
         with ledger.store.read() as view:
             known(view, subject)
-            entries = openings_about(view, ledger.vault, subject)
+            entries = entries_of_person(view, ledger.vault, subject)
             of_kind = pseudonyms_of(view, ledger.vault, subject)
         restricted = [e for e in entries if e[1].type in RESTRICTING]
         chosen = [e for e in restricted if opt_out is None or e[0] == opt_out]

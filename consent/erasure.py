@@ -161,6 +161,9 @@ class ErasureWork:
         tx.put_suppressions(suppressions)
         if self.hold is not None:
             return staged + self._keep(tx, row, handles, at, now)
+        tx.delete_links(
+            [self.vault.lookup(i.kind, v)(i.canonical) for i in everything for v in self.vault.versions]
+        )
         entries = self._shred(tx, handles)
         if self.journal is not None:
             # Before the commit: that somebody asked is no secret to whoever holds the ring, and a record

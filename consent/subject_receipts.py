@@ -77,10 +77,12 @@ def _claims(origin: str, index: int, opened: OpenedEntry) -> dict[str, Any]:
     }
 
 
-def openings_about(
-    view: LedgerView, vault: SubjectVault, subject: bytes
-) -> list[tuple[int, Leaf, Opening, dict[str, object]]]:
-    """(index, leaf, opening, payload) of every entry about a subject, in the order of the log.
+Opened = tuple[int, Leaf, Opening, dict[str, object]]
+"""(index, leaf, opening, payload) of an entry about somebody."""
+
+
+def openings_about(view: LedgerView, vault: SubjectVault, subject: bytes) -> list[Opened]:
+    """Every entry recorded under a subject's handle, in the order of the log.
 
     Raises Tampered where a payload is not the one that the log commits to.
     """
@@ -93,6 +95,13 @@ def openings_about(
         leaf = Leaf.from_bytes(rows[0].leaf)
         found.append((opening.idx, leaf, opening, checked(leaf, opening)))
     return found
+
+
+def entries_of_person(view: LedgerView, vault: SubjectVault, subject: bytes) -> list[Opened]:
+    """As `openings_about`, with what was recorded about those merged into the subject since."""
+    everyone = [subject, *(part for part, _ in view.merged_parts(subject))]
+    found = [entry for handle in everyone for entry in openings_about(view, vault, handle)]
+    return sorted(found, key=lambda entry: entry[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +179,7 @@ class SubjectReceipts:
         """Every decision of a subject (16-byte handle), for them to keep. Raises Misuse(unknown_subject)."""
         with self._ledger.store.read() as view:
             known(view, subject)
-            entries = openings_about(view, self._ledger.vault, subject)
+            entries = entries_of_person(view, self._ledger.vault, subject)
         receipts = self.of_entries([(i, leaf, o) for i, leaf, o, _ in entries if leaf.type in _DECISIONS])
         return {
             "format": BUNDLE_FORMAT,
@@ -223,10 +232,11 @@ def pseudonyms_of(view: LedgerView, vault: SubjectVault, subject: bytes) -> dict
     for lookup, kind in view.aliases_of(subject).items():
         if kind != PSEUDONYM:
             found.setdefault(kind, set()).add(lookup)
-    row = view.subjects([subject]).get(subject)
-    for kind, form in vault.open_identifiers(row) if row else ():
-        if kind != PSEUDONYM:
-            found.setdefault(kind, set()).update(vault.lookup(kind, v)(form) for v in vault.versions)
+    everyone = [subject, *(part for part, _ in view.merged_parts(subject))]
+    for row in view.subjects(everyone).values():
+        for kind, form in vault.open_identifiers(row):
+            if kind != PSEUDONYM:
+                found.setdefault(kind, set()).update(vault.lookup(kind, v)(form) for v in vault.versions)
     return {kind: sorted(values) for kind, values in sorted(found.items())}
 
 

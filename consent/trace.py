@@ -24,7 +24,7 @@ from consent.proofs import from_base64
 from consent.pseudonym_sets import use_leaf
 from consent.receipts import UseReceipt
 from consent.store import LedgerView, ReceiptRow
-from consent.subject_receipts import known, openings_about, pseudonyms_of
+from consent.subject_receipts import entries_of_person, known, pseudonyms_of
 from privacy.errors import Misuse
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Trace:
         """
         with self._ledger.store.read() as view:
             subject = _subject_of(view, index)
-            found = [e for e in openings_about(view, self._ledger.vault, subject) if e[0] == index]
+            found = [e for e in entries_of_person(view, self._ledger.vault, subject) if e[0] == index]
         if not found:
             raise Misuse("The payload of this entry has been erased.", code="erased")
         _, leaf, _, body = found[0]
@@ -201,7 +201,7 @@ def _subject_of(view: LedgerView, index: int) -> bytes:
     side = view.side(rows[0].side)
     if side is None or side.subject is None:
         raise Misuse("The payload of this entry has been erased.", code="erased")
-    return side.subject
+    return view.merged_subjects().get(side.subject, side.subject)
 
 
 def is_member(view: LedgerView, index: int, use: UseReceipt, pseudonym: bytes) -> bool:

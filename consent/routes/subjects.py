@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Field
 
 from consent import schemas
 from consent.encoding import from_micros
-from consent.history import facts_of
+from consent.history import whole_record
 from consent.http import CarefulRoute, Guards, identifiers_of
 from consent.people import People
-from consent.state import Fact, Standing, fold
+from consent.state import Fact, Standing
 from consent.store import StandingKey
 from consent.subject_receipts import known
 from privacy.errors import BadInput, Misuse
@@ -195,13 +195,13 @@ def create_router(people: People, guards: Guards, region: str) -> APIRouter:
         with ledger.store.read() as view:
             known(view, who)
             kinds = sorted(set(view.aliases_of(who).values()))
-            recorded = list(facts_of(view, ledger.vault, who))
-        state = fold(fact for fact, _ in recorded)
+            recorded = whole_record(view, ledger.vault, who)
+            standings = view.standings_of([who]).get(who, {})
         page = [(fact, at) for fact, at in recorded if fact.idx > after][: limit + 1]
         return SubjectAnswer(
             handle=handle,
             known_by=kinds,
-            state=[StandingAnswer.of(StandingKey(*key, who), s) for key, s in sorted(state.items())],
+            state=[StandingAnswer.of(StandingKey(*key, who), s) for key, s in sorted(standings.items())],
             history=[DecisionAnswer.of(fact, at) for fact, at in page[:limit]],
             next=page[limit - 1][0].idx if len(page) > limit else None,
         )

@@ -53,6 +53,8 @@ class LinksChanges(WriteRows):
 
     def delete_links(self, persons: Sequence[bytes] = (), *, ended_before: int | None = None) -> int:
         c = t.links.c
-        old = sa.or_(c.expires_at < ended_before, c.revoked_at < ended_before)
-        chosen = c.person.in_(list(persons)) if ended_before is None else old
+        if ended_before is None:
+            chosen: sa.ColumnElement[bool] = c.person.in_(list(persons))
+        else:
+            chosen = sa.or_(c.expires_at < ended_before, c.revoked_at < ended_before)
         return int(self._c.execute(sa.delete(t.links).where(chosen)).rowcount)

@@ -323,3 +323,37 @@ def test_errors_about_receipts_hold_no_value(given_out):
     with pytest.raises(ComityError) as refused:
         verify_receipts(bundle, [ledger.key])
     assert "SECRETVALUE" not in str(refused.value)
+
+
+def test_receipts_reach_back_to_whoever_was_merged_into_the_person(make_node):
+    from consent.merging import Merging
+
+    shop = make_node("shop")
+    ledger = shop.open()
+    ledger.record(
+        [grant(ANN[:1], "overlap.reach", partner="bank"), withdraw(ANN[1:], "model", partner="bank")]
+    )
+    Merging(ledger).merge(ANN[:1], ANN[1:])
+    receipts = SubjectReceipts(ledger, shop.key)
+    (subject,) = receipts.subjects(ANN)
+    report = verify_receipts(json.loads(json.dumps(receipts.bundle(subject))), [ledger.key])
+    assert {r.index for r in report.receipts} >= {1, 2}
+    assert len({r.subject for r in report.receipts}) == 2  # the handles of both stand in the log
+    assert set(report.statement.pseudonyms) == {"email", "phone"}
+
+
+def test_an_erased_person_has_neither_receipts_nor_links(make_node):
+    from consent.erasure import Erasure
+    from consent.people import People
+    from consent.preference_links import LinkEnded
+
+    shop = make_node("shop")
+    ledger = shop.open()
+    ledger.record([grant(ANN, "overlap.reach", partner="bank"), grant(BOB, "overlap.reach")])
+    people = People.of(ledger, shop.key, owner="Shop", base_url="https://shop.example")
+    link, bobs = people.links.create(ANN), people.links.create(BOB)
+    Erasure(ledger).erase(ANN[:1])
+    assert people.receipts.subjects(ANN) == [] and len(people.links.links()) == 1
+    with pytest.raises(LinkEnded):
+        people.links.open(link.url.rsplit("/", 1)[1])
+    people.links.open(bobs.url.rsplit("/", 1)[1])
