@@ -29,6 +29,7 @@ from consent.gate import ConsentGate
 from consent.journal import ErasureJournal
 from consent.ledger import EntryAudit, Ledger
 from consent.peers import PeerConnection
+from consent.purposes import PurposePolicy
 from privacy.budget import BudgetLedger, Cost
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey
@@ -61,6 +62,7 @@ def open_records(config: NodeConfig, *, clock: Clock, random: Random, restoring:
             signing_key=identity.key,
             origin=config.log_origin,
             directory=config.log_dir,
+            policy=PurposePolicy.load(config.path(config.consent.policy)) if config.consent.policy else None,
             clock=clock,
             random=random,
             start=not restoring,
@@ -238,7 +240,13 @@ def _assemble(records: Records) -> Node:
         metrics=metrics,
         routers=(
             clean_room.api.create_router(service, guards),
-            consent.api.create_router(ledger, feed, guards, erasures=records.erasure),
+            consent.api.create_router(
+                ledger,
+                feed,
+                guards,
+                erasures=records.erasure,
+                vendor=config.consent.vendor or None,
+            ),
             people_routes.create_router(people_of(records), guards),
             audit_routes.create_router(reports_of(records), guards),
             witness_routes.create_router(witnessing.witness, witnessing.split_views, guards),

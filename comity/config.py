@@ -25,6 +25,7 @@ from comity.errors import ConfigError
 __all__ = [
     "CONFIG_FILE",
     "BudgetConfig",
+    "ConsentConfig",
     "DatabaseConfig",
     "EngineConfig",
     "JobsConfig",
@@ -74,6 +75,16 @@ class LogConfig:
 
     origin: str = ""
     trust_policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentConfig:
+    """What consents are held to: `policy` is a file of purposes and notices (that of the release without
+    one), `vendor` this organisation's id in the Global Vendor List of the IAB (0 for none).
+    """
+
+    policy: str = ""
+    vendor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,7 @@ class NodeConfig:
     server: ServerConfig = ServerConfig()
     database: DatabaseConfig = DatabaseConfig()
     log: LogConfig = LogConfig()
+    consent: ConsentConfig = ConsentConfig()
     paths: PathsConfig = PathsConfig()
     engine: EngineConfig = EngineConfig()
     jobs: JobsConfig = JobsConfig()
@@ -366,6 +378,9 @@ def _check(config: NodeConfig, source: _Source) -> None:
     if config.log.trust_policy:
         there = config.path(config.log.trust_policy).is_file()
         need(there, "log", "trust_policy", "there is no such file")
+    if config.consent.policy:
+        need(config.path(config.consent.policy).is_file(), "consent", "policy", "there is no such file")
+    need(0 <= config.consent.vendor < 1 << 16, "consent", "vendor", "must be between 0 and 65535")
     try:
         backend = sa.make_url(config.database.url).get_backend_name()
     except sa.exc.ArgumentError:

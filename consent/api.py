@@ -21,8 +21,10 @@ def create_router(
     *,
     region: str = "CN",
     erasures: Erasure | None = None,
+    vendor: int | None = None,
 ) -> APIRouter:
-    """Every endpoint of this room. `region` is where telephone numbers without a country code belong.
+    """Every endpoint of this room. `region` is where telephone numbers without a country code belong,
+    `vendor` the organisation's id in the Global Vendor List.
 
     The errors of the house propagate; the application turns them into problem documents.
     """
@@ -33,7 +35,7 @@ def create_router(
         feed.create_router(opt_outs, guards),
         heads.create_router(ledger, guards),
         receipts.create_router(ledger, guards, region),
-        signals.create_router(ledger, guards, region),
+        signals.create_router(ledger, guards, region, vendor=vendor),
         merging.create_router(Merging(ledger), guards, region),
         erasure.create_router(erasures or Erasure(ledger), guards, region),
         log.create_router(ledger),

@@ -9,6 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from comity.cli.consent.app import Method, Partner, Purposes, app, told
+from comity.cli.consent.terms import (
+    ConsentForm,
+    Country,
+    Jurisdiction,
+    Language,
+    Notice,
+    Recipients,
+    Route,
+    terms_of,
+)
 from comity.cli.opening import opened
 from comity.cli.output import Directory, Json, moment, show, table
 from comity.cli.person import Email, Phone, Region, identifiers
@@ -32,6 +42,14 @@ def import_file(
     keep_good: Annotated[
         bool, typer.Option("--keep-good", help="Record the good rows even if others cannot be read.")
     ] = False,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="For rows without it, as in jurisdiction=CN; repeatable.",
+        ),
+    ] = None,
     region: Region = "CN",
     method: Method = "import",
     directory: Directory = Path(),
@@ -40,7 +58,8 @@ def import_file(
     """Record the decisions in FILE: all rows, or none if one cannot be read.
 
     Columns: email, phone or mobile (or those named with --column); decision, purpose;
-    and optionally partner, at, expires_at.
+    and optionally partner, at, expires_at, basis, actor, and the terms: notice, language,
+    jurisdiction, consent_type, recipients, transfer_country, transfer_route.
 
     Examples:
 
@@ -66,13 +85,22 @@ def import_file(
             decision=decision,
             region=region,
             method=method,
+            defaults=dict(_filled(each) for each in fill or ()),
             progress=progress,
         )
     lines = [
-        f"{report.recorded} decisions recorded from {report.rows} rows; {report.rejected} rows rejected."
+        f"{report.recorded} decisions recorded from {report.rows} rows; {report.rejected} rows rejected, "
+        f"{report.repeated} known already."
     ]
     lines += [f"row {e.row}, {e.column}: {e.code}" for e in report.errors[:20]]
     show(as_json, asdict(report), lines)
+
+
+def _filled(given: str) -> tuple[str, str]:
+    name, _, value = given.partition("=")
+    if not name or not value:
+        raise typer.BadParameter("is NAME=VALUE", param_hint="--set")
+    return name, value
 
 
 def _column(given: str) -> tuple[str, str]:
@@ -89,6 +117,13 @@ def grant(
     email: Email = None,
     phone: Phone = None,
     partner: Partner = "*",
+    notice: Notice = None,
+    language: Language = None,
+    jurisdiction: Jurisdiction = None,
+    consent_type: ConsentForm = None,
+    recipient: Recipients = None,
+    transfer_country: Country = None,
+    transfer_route: Route = None,
     region: Region = "CN",
     method: Method = "cli",
     directory: Directory = Path(),
@@ -96,15 +131,28 @@ def grant(
 ) -> None:
     """Record that a person agrees to a purpose.
 
-    Example:
+    Examples:
 
         comity consent grant --email - --purpose overlap.reach --dir bank
+
+        comity consent grant --email - --purpose overlap.reach --partner shop --notice general
+        --language zh --jurisdiction CN --consent-type separate --dir bank
     """
     from consent.events import grant as granted
 
     person = identifiers(email, phone, region)
+    terms = terms_of(
+        notice=notice,
+        language=language,
+        jurisdiction=jurisdiction,
+        consent_type=consent_type,
+        recipients=recipient,
+        country=transfer_country,
+        route=transfer_route,
+    )
     with opened(directory) as records:
-        done = records.ledger.record([granted(person, p, partner=partner, method=method) for p in purpose])
+        events = [granted(person, p, partner=partner, method=method, terms=terms) for p in purpose]
+        done = records.ledger.record(events)
     told(as_json, done, "Granted")
 
 
