@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 import yaml
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined, Template, TemplateError
 from markupsafe import Markup, escape
 
 from consent.audit.conclusions import ANCHORS, figures, findings, headline
@@ -111,7 +111,37 @@ def render(report: AuditReport, language: str = "en") -> str:
     Everything from the report is escaped. Raises BadInput for an unknown language, or figures that are not
     there.
     """
-    words = locale(language)
+    words, speaker = locale(language), _Speaker(locale(language))
+    facts = report.facts
+    try:
+        page = _template(language).render(
+            r=facts,
+            w=words,
+            say=speaker.say,
+            lang=language,
+            digest=report.digest,
+            format=FORMAT,
+            headline=headline(facts),
+            findings=findings(facts),
+            figures=figures(facts),
+            anchors=ANCHORS,
+            proved=sum(bool(case["proof"]) for case in facts["uses"]["cases"]),
+            timeline=speaker.timeline(facts["consents"]),
+            latencies={
+                d["partner"]: speaker.latencies(d) for d in facts["deliveries"] if d["enforced"] is not None
+            },
+            step=speaker.step(facts["consents"]["step"]),
+            totals_of=partial(_total, facts["decisions"]["by_purpose"]),
+        )
+    except (TemplateError, KeyError, TypeError, IndexError, AttributeError, ValueError):
+        # A template's own message quotes what it stumbled over.
+        raise BadInput("The report lacks figures that the page shows.", code="bad_report") from None
+    return page.lstrip()
+
+
+@cache
+def _template(language: str) -> Template:
+    """The page, with the filters that speak this language. Compiling it takes longer than filling it."""
     source = files("consent.audit").joinpath("templates", _TEMPLATE).read_text("utf-8")
     environment = Environment(
         loader=DictLoader({_TEMPLATE: source}),
@@ -120,7 +150,7 @@ def render(report: AuditReport, language: str = "en") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    speaker = _Speaker(words)
+    speaker = _Speaker(locale(language))
     environment.filters.update(
         n=_number,
         ms=_milliseconds,
@@ -129,36 +159,7 @@ def render(report: AuditReport, language: str = "en") -> str:
         age=speaker.age,
         share=_share,
     )
-    facts = report.facts
-    try:
-        return (
-            environment.get_template(_TEMPLATE)
-            .render(
-                r=facts,
-                w=words,
-                say=speaker.say,
-                lang=language,
-                digest=report.digest,
-                format=FORMAT,
-                headline=headline(facts),
-                findings=findings(facts),
-                figures=figures(facts),
-                anchors=ANCHORS,
-                proved=sum(bool(case["proof"]) for case in facts["uses"]["cases"]),
-                timeline=speaker.timeline(facts["consents"]),
-                latencies={
-                    d["partner"]: speaker.latencies(d)
-                    for d in facts["deliveries"]
-                    if d["enforced"] is not None
-                },
-                step=speaker.step(facts["consents"]["step"]),
-                totals_of=partial(_total, facts["decisions"]["by_purpose"]),
-            )
-            .lstrip()
-        )
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-        # A template's own message quotes what it stumbled over.
-        raise BadInput("The report lacks figures that the page shows.", code="bad_report") from None
+    return environment.get_template(_TEMPLATE)
 
 
 def speak(language: str, text: str, **values: object) -> str:

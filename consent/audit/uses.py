@@ -20,7 +20,7 @@ from consent.audit.reading import first_since, published_policy, system_events
 from consent.encoding import render_time, to_micros
 from consent.errors import UnknownPurpose
 from consent.events import MAX_IDENTIFIERS, EventType, Identifier
-from consent.history import facts_of, facts_then
+from consent.history import facts_of, facts_then, whole_record
 from consent.ledger import restricted_purposes
 from consent.peers import PairKeys
 from consent.pseudonym_sets import PseudonymSet, use_leaf
@@ -255,7 +255,6 @@ class UseAudit:
         states = self.view.standings_of(handles)
         named = self._identifiers(chosen, kind, version)
         for case, inside in chosen:
-            case.found += len(inside)
             key = case.banned and self.pair_keys and self.pair_keys.pair_key(case.receipt.partner)
             pair = KeyedHash(key, kind) if key else None
             for leaf, lookup, handle in inside:
@@ -285,6 +284,9 @@ class UseAudit:
         }
 
     def _count(self, case: _Case, leaf: bytes, person: _Person, decision: Decision) -> None:
+        if decision.reason is Reason.NO_RECORD and not self._on_record(person.handle):
+            return
+        case.found += 1
         if not decision.allowed:
             self.counts["denied"] += 1
             self._show(case, leaf, decision)
@@ -292,6 +294,10 @@ class UseAudit:
         self.counts["allowed"] += 1
         if not self._decide(case, person, case.index, case.recorded).allowed:
             self.counts["overtaken"] += 1
+
+    def _on_record(self, handle: bytes) -> bool:
+        """Whether anything had been decided about a subject by the head that the report is about."""
+        return any(recorded.fact.idx < self.size for recorded in whole_record(self.view, self.vault, handle))
 
     def _decide(self, case: _Case, person: _Person, cut: int, at: int) -> Decision:
         """Would the entries below `cut` have let this person through at `at`?"""
