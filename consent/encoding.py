@@ -33,6 +33,7 @@ __all__ = [
     "are_leaves",
     "canonical_json",
     "commitment",
+    "entry_type",
     "from_micros",
     "is_leaf",
     "parse_json",
@@ -181,6 +182,11 @@ def render_leaves(recorded_at: int, random: bytes, entries: Iterable[tuple[str, 
             f'"policy_hash":"{policy}",{after}{type_}","v":1}}'.encode()
         )
     return leaves
+
+
+def entry_type(leaf: bytes) -> str:
+    """The type of a log entry that is known to be in the canonical form."""
+    return leaf[leaf.rindex(b'"type":"') + 8 : -8].decode()
 
 
 def is_leaf(data: bytes) -> bool:

@@ -12,13 +12,14 @@ Absence is shown by two neighbours in the sorted order that leave no room for th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
-import numpy.typing as npt
 
+from consent.bulk_hashing import Rows, as_rows, sha256_rows, sorted_unique
 from consent.errors import InvalidProof, MemberPresent
 from consent.merkle import EMPTY_ROOT, HASH_SIZE, verify_inclusion
 from consent.proofs import from_base64, integer_from, path_from, to_base64
@@ -166,27 +167,30 @@ def verify_presence(proof: PresenceProof, root: bytes, leaf: bytes) -> None:
 
 
 class PseudonymSet:
-    """A sorted set of salted leaves. `salt` is 32 bytes; `leaves` an `S32` array in ascending order."""
+    """A set of salted leaves. `salt` is 32 bytes; `leaves` uint8 of shape (n, 32), in any order."""
 
     __slots__ = ("_leaves", "_levels", "salt")
 
-    def __init__(self, salt: bytes, leaves: npt.NDArray[np.bytes_]) -> None:
+    def __init__(self, salt: bytes, leaves: Rows) -> None:
         if len(salt) != 32:
             raise Misuse("The salt of a pseudonym set is 32 bytes.")
         self.salt = salt
-        self._leaves = np.unique(leaves.astype("S32", copy=False))
-        self._levels: list[list[bytes]] | None = None
+        self._leaves = sorted_unique(leaves)
+        self._levels: list[Rows] | None = None
 
     @classmethod
-    def of_lookups(cls, salt: bytes, lookups: list[bytes]) -> PseudonymSet:
+    def of_lookups(cls, salt: bytes, lookups: Sequence[bytes]) -> PseudonymSet:
         """The set of the subjects with these lookup HMACs (32 bytes each; duplicates count once)."""
-        start = sha256(LEAF_LABEL + salt)
-        leaves = bytearray()
-        for lookup in lookups:
-            h = start.copy()
-            h.update(lookup)
-            leaves += h.digest()
-        return cls(salt, np.frombuffer(bytes(leaves), dtype="S32"))
+        return cls.of_rows(salt, as_rows(b"".join(lookups)))
+
+    @classmethod
+    def of_rows(cls, salt: bytes, lookups: Rows) -> PseudonymSet:
+        """As `of_lookups`, for lookups in rows: uint8 of shape (n, 32)."""
+        prefix = LEAF_LABEL + salt
+        rows = np.empty((len(lookups), len(prefix) + HASH_SIZE), np.uint8)
+        rows[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
+        rows[:, len(prefix) :] = lookups
+        return cls(salt, sha256_rows(rows))
 
     def __len__(self) -> int:
         return len(self._leaves)
@@ -194,24 +198,23 @@ class PseudonymSet:
     def __repr__(self) -> str:
         return f"PseudonymSet({len(self)} leaves)"
 
-    def _tree(self) -> list[list[bytes]]:
+    def _tree(self) -> list[Rows]:
         if self._levels is None:
-            flat = self._leaves.tobytes()
-            level = [flat[i : i + 32] for i in range(0, len(flat), 32)]
-            levels = [level]
-            while len(level) > 1:
-                pairs = iter(level)
-                above = [
-                    sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=False)
-                ]
-                level = above + level[len(above) * 2 :]
-                levels.append(level)
+            levels = [self._leaves]
+            while len(levels[-1]) > 1:
+                below = levels[-1]
+                pairs = len(below) // 2
+                rows = np.empty((pairs, 1 + 2 * HASH_SIZE), np.uint8)
+                rows[:, 0] = 1
+                rows[:, 1:] = below[: 2 * pairs].reshape(pairs, 2 * HASH_SIZE)
+                # An odd node at the end moves up unchanged, as in RFC 6962.
+                levels.append(np.concatenate([sha256_rows(rows), below[2 * pairs :]]))
             self._levels = levels
         return self._levels
 
     @property
     def tree(self) -> bytes:
-        return self._tree()[-1][0] if len(self) else EMPTY_ROOT
+        return self._tree()[-1][0].tobytes() if len(self) else EMPTY_ROOT
 
     @property
     def root(self) -> bytes:
@@ -223,10 +226,13 @@ class PseudonymSet:
 
     def __contains__(self, leaf: bytes) -> bool:
         place = self._place(leaf)
-        return place < len(self) and self._tree()[0][place] == leaf
+        return place < len(self) and self._leaf(place) == leaf
+
+    def _leaf(self, index: int) -> bytes:
+        return bytes(self._leaves[index].tobytes())
 
     def _place(self, leaf: bytes) -> int:
-        return int(np.searchsorted(self._leaves, np.array([leaf], dtype="S32"))[0])
+        return bisect_left(range(len(self)), leaf, key=self._leaf)
 
     def _neighbour(self, index: int) -> Neighbour:
         path = []
@@ -234,9 +240,9 @@ class PseudonymSet:
         for level in self._tree()[:-1]:
             sibling = at ^ 1
             if sibling < len(level):
-                path.append(level[sibling])
+                path.append(level[sibling].tobytes())
             at >>= 1
-        return Neighbour(index, self._tree()[0][index], tuple(path))
+        return Neighbour(index, self._leaf(index), tuple(path))
 
     def prove_absent(self, leaf: bytes) -> AbsenceProof:
         """Raises MemberPresent when the leaf is in the set."""
@@ -262,7 +268,7 @@ class PseudonymSet:
         body = data[36:]
         if data[:4] != _MAGIC or len(data) < 36 or len(body) % 32:
             raise BadInput("These bytes are not a pseudonym set.")
-        found = cls(data[4:36], np.frombuffer(body, dtype="S32"))
+        found = cls(data[4:36], as_rows(body))
         if found._leaves.tobytes() != body:
             raise BadInput("The leaves of a pseudonym set must be in ascending order.")
         return found

@@ -14,9 +14,11 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import NamedTuple, Protocol
 
+import pyarrow as pa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from consent.bulk_hashing import Rows, hmac_rows
 from consent.encoding import SALT_SIZE
 from consent.events import Identifier
 from privacy.errors import Tampered
@@ -71,12 +73,13 @@ class KeyedHash:
     Twice as fast per message as `hmac.digest`, which a gate over a million rows feels.
     """
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_inner", "_outer", "_pads")
 
     def __init__(self, key: bytes, kind: str) -> None:
         padded = (key if len(key) <= _BLOCK else sha256(key).digest()).ljust(_BLOCK, b"\x00")
-        self._inner = sha256(bytes(b ^ 0x36 for b in padded) + kind.encode() + b"\x00")
-        self._outer = sha256(bytes(b ^ 0x5C for b in padded))
+        begins = bytes(b ^ 0x36 for b in padded) + kind.encode() + b"\x00", bytes(b ^ 0x5C for b in padded)
+        self._pads = begins
+        self._inner, self._outer = map(sha256, begins)
 
     def __call__(self, canonical: bytes) -> bytes:
         inner = self._inner.copy()
@@ -84,6 +87,10 @@ class KeyedHash:
         outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()
+
+    def rows(self, canonicals: pa.BinaryArray) -> Rows:
+        """The digests of a column: uint8 of shape (n, 32), zeros where there is no identifier."""
+        return hmac_rows(*self._pads, canonicals)
 
     def column(self, canonicals: Sequence[bytes | None]) -> list[bytes | None]:
         """One digest a row; None stays None."""
