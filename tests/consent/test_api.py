@@ -13,6 +13,7 @@ from consent.api import create_router
 from consent.events import withdraw
 from consent.feed_log import FeedLeaf
 from consent.gate import ConsentGate
+from consent.history import open_entry
 from consent.http import MAX_BODY
 from consent.proofs import from_base64
 from consent.receipts import AbsenceProof, ReceiptProof, UseReceipt, verify_absence
@@ -245,3 +246,64 @@ def test_the_api_describes_itself(client):
         "/v1/feed/acks",
     } <= set(paths)
     assert client.get("/v1/purposes", headers=STEWARD).json()["version"] == 1
+
+
+TERMS = {"notice": "general", "language": "zh", "jurisdiction": "CN", "consent_type": "separate"}
+
+
+def test_a_decision_carries_its_terms_over_http(client, pair):
+    decision = {**GRANT, "terms": TERMS, "actor": "agent", "method": "web_form"}
+    size = pair.shop.head().size
+    done = client.post("/v1/consents", json={"decisions": [decision]}, headers=STEWARD)
+    assert done.status_code == 201, done.text
+    with pair.shop.store.read() as view:
+        body = json.loads(open_entry(view, pair.shop.vault, size)[1].payload)
+    assert {name: body[name] for name in TERMS} == TERMS
+    assert (body["actor"], body["method"]) == ("agent", "web_form")
+    assert body["notice_hash"] == pair.shop.policy.notices["general"].hash("zh")
+
+
+@pytest.mark.parametrize(
+    ("terms", "code"),
+    [
+        ({**TERMS, "consent_type": None}, "separate_consent_required"),
+        ({**TERMS, "notice": None}, "notice_required"),
+        ({**TERMS, "notice": "none"}, "unknown_notice"),
+        ({**TERMS, "jurisdiction": "China"}, "bad_terms"),
+        ({**TERMS, "recipients": ["a", "a"]}, "bad_terms"),
+        ({**TERMS, "actor_signature": "!!"}, "bad_actor_signature"),
+        ({**TERMS, "actor_signature": "QUJD"}, "bad_terms"),
+        ({**TERMS, "actor_key": "AAAA"}, "bad_public_key"),
+    ],
+)
+def test_bad_terms_are_told_with_the_place_in_the_batch(client, pair, terms, code):
+    size = pair.shop.head().size
+    good = GRANT
+    body = {"decisions": [good, {**good, "terms": terms}]}
+    answer = client.post("/v1/consents", json=body, headers=STEWARD)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert pair.shop.head().size == size
+    if code in ("separate_consent_required", "notice_required"):
+        assert answer.json()["detail"].startswith("Item 1:")
+
+
+def test_a_signal_over_http_restricts(client, pair):
+    body = {"email": "ann@example.org", "standard": "gpc", "raw": "1"}
+    answer = client.post("/v1/signals", json=body, headers=STEWARD)
+    assert answer.status_code == 201 and answer.json()["restricted"] == ["activation"]
+    assert answer.json()["recorded"]["count"] == 2
+    again = client.post("/v1/signals", json=body, headers=STEWARD)
+    assert again.json()["recorded"] is None
+    assert (
+        client.post("/v1/signals", json={"standard": "gpc", "raw": "1"}, headers=STEWARD).status_code == 201
+    )
+    for wrong in ({**body, "raw": "0"}, {**body, "standard": "tcf"}):
+        assert client.post("/v1/signals", json=wrong, headers=STEWARD).json()["code"] == "bad_signal"
+    assert client.post("/v1/signals", json=body).status_code == 403
+
+
+def test_the_policy_tells_all_that_is_in_it(client):
+    answer = client.get("/v1/purposes", headers=STEWARD).json()
+    credit = next(p for p in answer["purposes"] if p["name"] == "model.credit")
+    assert credit["traits"] == ["automated", "provided"] and credit["retention_days"] == 365
+    assert credit["notices"] == ["general"] and answer["notices"][0]["hashes"].keys() == {"en", "zh"}
