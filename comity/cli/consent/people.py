@@ -16,9 +16,9 @@ from comity.cli.person import Email, Phone, Region, identifiers
 
 if TYPE_CHECKING:
     from comity.records import Records
+    from consent.notes import VerifierKey
     from consent.people import People
     from consent.preference_links import PreferenceLink
-    from consent.verify import Reader
 
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the bundle here, for the person.")
@@ -117,6 +117,7 @@ def verify_receipt(
 
         comity consent verify-receipt absence.json --key shop.vkey --log https://shop.example/log
     """
+    from comity.cli.log import log_reader
     from consent.receipt_files import check_file
     from consent.subject_receipts import read_bundle
     from consent.tlog_proof import HEADER
@@ -135,7 +136,7 @@ def verify_receipt(
             raise BadInput(f"{file} is not UTF-8 text.") from None
     else:
         content = read_bundle(data)
-    checked = check_file(content, [_key(key, directory)], log=_log(log) if log else None)
+    checked = check_file(content, [_key(key, directory)], log=log_reader(log) if log else None)
     value = {
         "holds": checked.holds,
         "kind": checked.kind,
@@ -158,19 +159,13 @@ def _about(entry: Mapping[str, Any]) -> tuple[str, str]:
     return entry.get("purpose", ""), entry.get("partner", "")
 
 
-def _key(text: str, directory: Path) -> Any:
-    from comity.cli.log import _key as read_key
+def _key(text: str, directory: Path) -> VerifierKey:
+    from comity.cli.log import verifier_key
 
     if text:
-        return read_key(text)
+        return verifier_key(text)
     with opened(directory) as records:
         return records.ledger.key
-
-
-def _log(target: str) -> Reader:
-    from comity.cli.log import _reader
-
-    return _reader(target)
 
 
 @app.command()
