@@ -184,8 +184,8 @@ def test_the_table_names_every_field_of_a_payload_once_and_one_to_one():
 
 
 def test_the_table_names_every_decision():
+    from consent.consent_record import _STATES
     from consent.events import GRANTING, RESTRICTING
-    from consent.subject_receipts import _STATES
 
     named = {row[0].strip("`"): row[1] for row in rows("From the log entry") if len(row) == 3}
     assert named == {type_.value: state for type_, state in _STATES.items()}
