@@ -30,10 +30,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from consent.api import Guards, create_router
     from consent.checkpoint import Checkpoint
-    from consent.events import Event, EventType, Identifier, grant, refuse, withdraw
+    from consent.errors import InvalidConsent
+    from consent.events import Event, EventType, Identifier, grant, object_to, refuse, renew, withdraw
     from consent.feed import Enforcement, Feed, FeedStatus
     from consent.gate import ConsentGate, GateResult
     from consent.imports import ImportReport, import_table
+    from consent.laws import law_of
     from consent.ledger import EntryAudit, Ledger, Recorded
     from consent.notes import VerifierKey
     from consent.peers import PairKeys, PeerConnection, PeerResponse
@@ -47,14 +49,18 @@ if TYPE_CHECKING:
         UseReceipt,
         verify_absence,
     )
+    from consent.signals import Signal, read_signal, record_signal
     from consent.sql import SqlStore, metadata
     from consent.state import Decision, Reason
+    from consent.terms import ConsentTerms, ConsentType
     from consent.verify import LogReport, Outcome, directory_reader, url_reader, verify_ledger, verify_log
 
 __all__ = [
     "AbsenceProof",
     "Checkpoint",
     "ConsentGate",
+    "ConsentTerms",
+    "ConsentType",
     "Decision",
     "Enforcement",
     "EntryAudit",
@@ -68,6 +74,7 @@ __all__ = [
     "Guards",
     "Identifier",
     "ImportReport",
+    "InvalidConsent",
     "Ledger",
     "LogReport",
     "Outcome",
@@ -79,6 +86,7 @@ __all__ = [
     "Reason",
     "ReceiptProof",
     "Recorded",
+    "Signal",
     "SqlStore",
     "UseReceipt",
     "VerifierKey",
@@ -86,8 +94,13 @@ __all__ = [
     "directory_reader",
     "grant",
     "import_table",
+    "law_of",
     "metadata",
+    "object_to",
+    "read_signal",
+    "record_signal",
     "refuse",
+    "renew",
     "url_reader",
     "verify_absence",
     "verify_ledger",
@@ -100,6 +113,8 @@ _HOME = {
     "AbsenceProof": "receipts",
     "Checkpoint": "checkpoint",
     "ConsentGate": "gate",
+    "ConsentTerms": "terms",
+    "ConsentType": "terms",
     "Decision": "state",
     "Enforcement": "feed",
     "EntryAudit": "ledger",
@@ -113,6 +128,7 @@ _HOME = {
     "Guards": "api",
     "Identifier": "events",
     "ImportReport": "imports",
+    "InvalidConsent": "errors",
     "Ledger": "ledger",
     "LogReport": "verify",
     "Outcome": "verify",
@@ -124,6 +140,7 @@ _HOME = {
     "Reason": "state",
     "ReceiptProof": "receipts",
     "Recorded": "ledger",
+    "Signal": "signals",
     "SqlStore": "sql",
     "UseReceipt": "receipts",
     "VerifierKey": "notes",
@@ -131,8 +148,13 @@ _HOME = {
     "directory_reader": "verify",
     "grant": "events",
     "import_table": "imports",
+    "law_of": "laws",
     "metadata": "sql",
+    "object_to": "events",
+    "read_signal": "signals",
+    "record_signal": "signals",
     "refuse": "events",
+    "renew": "events",
     "url_reader": "verify",
     "verify_absence": "receipts",
     "verify_ledger": "verify",
