@@ -23,6 +23,7 @@ from http import HTTPStatus
 from consent.checkpoint import Checkpoint, checkpoint_origin, open_checkpoint
 from consent.cosignatures import Cosigner, add_signatures, cosign
 from consent.errors import InvalidNote, InvalidProof
+from consent.feed_log import feed_origin
 from consent.merkle import EMPTY_ROOT, HASH_SIZE, verify_consistency
 from consent.notes import MAX_NOTE, VerifierKey, decode_base64, open_note, parse_signatures
 from consent.split_views import FORK, UNPROVEN, SplitViews
@@ -39,7 +40,6 @@ __all__ = [
     "KnownLogs",
     "Witness",
     "WitnessStore",
-    "feed_origin",
     "judge",
 ]
 
@@ -121,11 +121,6 @@ def judge(request: AddCheckpoint, checkpoint: Checkpoint, latest: WitnessedRow |
         reason = "The checkpoint is not shown to extend the one cosigned last."
         return Judgement(HTTPStatus.UNPROCESSABLE_ENTITY, reason, split or UNPROVEN)
     return Judgement(HTTPStatus.OK)
-
-
-def feed_origin(sender: str, receiver: str) -> str:
-    """The origin of the feed log that the node of log `sender` keeps for the node of log `receiver`."""
-    return f"{sender}/feed/{sha256(receiver.encode()).hexdigest()[:16]}"
 
 
 class KnownLogs:

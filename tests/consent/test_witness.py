@@ -17,6 +17,7 @@ from consent.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from consent.cosignatures import Cosigner, open_cosigned, witness_key
 from consent.errors import InvalidNote
 from consent.events import grant
+from consent.feed_log import feed_origin
 from consent.merkle import EMPTY_ROOT, consistency_proof, leaf_hash, root_of
 from consent.notes import NoteSigner, VerifierKey, open_note, sign_note
 from consent.routes.witness import create_router
@@ -28,7 +29,6 @@ from consent.witness import (
     KnownLogs,
     Witness,
     WitnessStore,
-    feed_origin,
 )
 from consent.witness_client import ask_witness
 from privacy.errors import BadInput, PeerViolation, StorageError
