@@ -2,10 +2,11 @@
 
 One node has one identity key, and signs agreements, transcripts, receipts and log heads with it. A
 signature must not be movable from one kind of document to another, so `sign` puts the kind in front:
-``b"comity/" + context + b"/v1\\n" + message``. Two outside formats define their own bytes to be signed
-(C2SP signed notes, HTTP message signatures), and for these alone there is `sign_raw`. Neither can produce
-the other's input: a context line starts with ``comity/`` and ends with ``/v1``, which is neither a note's
-first line (the log's origin is a name without such an ending) nor a signature base (it starts with ``"``).
+``b"comity/" + context + b"/v1\\n" + message``. Three outside formats define their own bytes to be signed
+(C2SP signed notes, HTTP message signatures, JSON Web Signatures), and for these alone there is `sign_raw`.
+None can produce another's input: a context line starts with ``comity/`` and ends with ``/v1``, which is
+neither a note's first line (the log's origin is a name without such an ending) nor a signature base (it
+starts with ``"``) nor a JWS signing input (base64url without a line break).
 """
 
 from __future__ import annotations
