@@ -20,6 +20,7 @@ from comity.access import AccessKeys
 from comity.config import NodeConfig
 from comity.database import check_migrated, migrate, open_engine
 from comity.identity import Identity, RequestVerifier
+from comity.logs import error_place, log
 from comity.metrics import Metrics
 from comity.nonces import NonceStore
 from comity.peers import Peers
@@ -177,6 +178,7 @@ def _assemble(records: Records) -> Node:
     from consent.routes import audit as audit_routes
     from consent.routes import people as people_routes
     from consent.routes import witness as witness_routes
+    from consent.state_roots import StateKeeper, StateRoots
     from federated.runtime import TrainingService, TrainingSettings
 
     config, engine, ledger = records.config, records.engine, records.ledger
@@ -237,6 +239,7 @@ def _assemble(records: Records) -> Node:
         witnessing=witnessing,
         heads=HeadsWatch(ledger, partial(_partners, ledger), lines),
         holds=HoldKeeper(records.erasure),
+        states=StateKeeper(StateRoots(ledger), failed=_not_committed),
         metrics=metrics,
         routers=(
             clean_room.api.create_router(service, guards),
@@ -253,6 +256,10 @@ def _assemble(records: Records) -> Node:
             federated.api.create_router(training, guards),
         ),
     )
+
+
+def _not_committed(error: Exception) -> None:
+    log.error("the state was not committed to", error=type(error).__name__, at=error_place(error))
 
 
 def _partners(ledger: Ledger) -> list[str]:

@@ -21,6 +21,7 @@ from comity.metrics import Metrics
 from comity.records import Records
 from comity.witnessing import Witnessing
 from consent.feed import Feed
+from consent.state_roots import StateKeeper
 from federated.runtime import TrainingService
 
 __all__ = ["Node"]
@@ -41,6 +42,7 @@ class Node:
     witnessing: Witnessing = field(repr=False)
     heads: HeadsWatch = field(repr=False)
     holds: HoldKeeper = field(repr=False)
+    states: StateKeeper = field(repr=False)
     metrics: Metrics = field(repr=False)
     routers: tuple[APIRouter, ...] = field(repr=False)
     _closed: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -81,6 +83,7 @@ class Node:
         self.witnessing.start()
         self.heads.start()
         self.holds.start()
+        self.states.start()
 
     def leave(self) -> None:
         """End the answers that would go on while the node runs. Quick, and safe in a signal handler."""
@@ -88,6 +91,7 @@ class Node:
 
     def stop(self) -> None:
         """End background work in order; what runs is ended in a state both sides can read."""
+        self.states.stop()
         self.holds.stop()
         self.heads.stop()
         self.witnessing.stop()

@@ -371,6 +371,15 @@ class Ledger:
             handle = view.find_subjects([lookup]).get(lookup)
             return {} if handle is None else fold(r.fact for r in facts_of(view, self.vault, handle))
 
+    def state_at(self, identifier: bytes, kind: str, at: datetime) -> dict[StateKey, Standing]:
+        """The whole state of one person as this node had it at a time: what was recorded by then, replayed."""
+        lookup, named = self.vault.lookup(kind)(identifier), Identifier(kind, identifier)
+        with self.store.read() as view:
+            handle = view.find_subjects([lookup]).get(lookup)
+            if handle is None:
+                return {}
+            return fold(r.fact for r in facts_then(view, self.vault, handle, named, to_micros(at)))
+
     def history(self, identifier: bytes, kind: str) -> list[dict[str, object]]:
         """Every recorded decision about one person, oldest first: index, type, times, payload fields.
 

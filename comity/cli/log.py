@@ -12,6 +12,7 @@ import typer
 
 from comity.cli.opening import opened
 from comity.cli.output import Directory, Json, document, moment, show, table
+from comity.cli.person import Email, Phone, Region, identifiers
 from comity.cli.restoring import restore
 
 if TYPE_CHECKING:
@@ -244,16 +245,42 @@ def show_log(
 
 @app.command()
 def prove(
-    index: Annotated[int, typer.Argument(help="The entry's index.", min=0)],
+    index: Annotated[int | None, typer.Argument(help="The entry's index.", min=0)] = None,
+    *,
+    state: Annotated[
+        bool, typer.Option("--state", help="Prove instead what stands about a person now.")
+    ] = False,
+    email: Email = None,
+    phone: Phone = None,
+    region: Region = "CN",
+    handle: Annotated[str, typer.Option(help="The person by the handle in a receipt of theirs.")] = "",
+    purpose: Annotated[str, typer.Option(help="With --state: the purpose asked about.")] = "",
+    partner: Annotated[str, typer.Option(help="With --state: the partner asked about.")] = "",
     directory: Directory = Path(),
     as_json: Json = False,
 ) -> None:
-    """Prove that an entry is in the log: the entry, its path, and the checkpoint it leads to.
+    """Prove that an entry is in the log; or, with --state, what the ledger now holds about one person.
 
-    Example:
+    The first is the entry, its path, and the checkpoint it leads to. The second is written to the log first,
+    and shows, for every decision that the answer depends on, what stands, or that nothing does: nothing
+    about anybody else. It names the person by a random handle; `comity log check-state` checks it offline.
+
+    Examples:
 
         comity log prove 42 --dir bank --json > proof.json
+
+        comity log prove --state --email - --purpose overlap.reach --partner shop --dir bank --json > now.json
     """
+    if state:
+        from comity.cli.log_state import prove_state
+
+        if index is not None or not purpose or not partner:
+            raise typer.BadParameter("needs --purpose and --partner, and no index", param_hint="--state")
+        found = None if handle else identifiers(email, phone, region)[0]
+        prove_state(found, handle, purpose, partner, directory=directory, as_json=as_json)
+        return
+    if index is None:
+        raise typer.BadParameter("name an entry, or use --state", param_hint="INDEX")
     with opened(directory) as records:
         proof = records.ledger.prove(index)
         vkey = records.ledger.vkey
@@ -265,6 +292,32 @@ def prove(
         *(base64.b64encode(step).decode() for step in proof.path),
     ]
     show(as_json, value, lines)
+
+
+@app.command("check-state")
+def check_state(
+    file: Annotated[Path, typer.Argument(help="What `comity log prove --state --json` wrote.", exists=True)],
+    *,
+    key: Annotated[
+        str, typer.Option("--key", metavar="VKEY", help="The log's verifier key, or a file with it.")
+    ],
+    purpose: Annotated[
+        str, typer.Option(help="Also decide on this purpose, by the policy that ships here.")
+    ] = "",
+    partner: Annotated[str, typer.Option(help="Also decide on this partner.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check a proof of what stands about a person, offline, trusting nothing but the log's key.
+
+    Exit codes: 0 holds, 4 does not.
+
+    Example:
+
+        comity log check-state now.json --key bank.vkey --purpose overlap.reach --partner shop
+    """
+    from comity.cli.log_state import check_proof
+
+    check_proof(file, verifier_key(key), purpose, partner, as_json)
 
 
 @app.command()
