@@ -28,6 +28,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from consent.absence import AbsenceReport, verify_absence_bundle
     from consent.api import Guards, create_router
     from consent.checkpoint import Checkpoint
     from consent.errors import InvalidConsent
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
     from consent.ledger import EntryAudit, Ledger, Recorded
     from consent.notes import VerifierKey
     from consent.peers import PairKeys, PeerConnection, PeerResponse
+    from consent.people import People
+    from consent.preference_links import PreferenceLinks
     from consent.proofs import EntryProof
     from consent.purposes import PurposePolicy
+    from consent.receipt_files import check_file
     from consent.receipts import (
         AbsenceProof,
         GateEvidence,
@@ -52,15 +56,21 @@ if TYPE_CHECKING:
     from consent.signals import Signal, read_signal, record_signal
     from consent.sql import SqlStore, metadata
     from consent.state import Decision, Reason
+    from consent.subject_receipts import SubjectReceipts, verify_receipts
     from consent.terms import ConsentTerms, ConsentType
+    from consent.tlog_proof import TlogProof
+    from consent.trace import Consequence, Consequences, Trace
     from consent.verify import LogReport, Outcome, directory_reader, url_reader, verify_ledger, verify_log
 
 __all__ = [
     "AbsenceProof",
+    "AbsenceReport",
     "Checkpoint",
     "ConsentGate",
     "ConsentTerms",
     "ConsentType",
+    "Consequence",
+    "Consequences",
     "Decision",
     "Enforcement",
     "EntryAudit",
@@ -81,6 +91,8 @@ __all__ = [
     "PairKeys",
     "PeerConnection",
     "PeerResponse",
+    "People",
+    "PreferenceLinks",
     "PseudonymSet",
     "PurposePolicy",
     "Reason",
@@ -88,8 +100,12 @@ __all__ = [
     "Recorded",
     "Signal",
     "SqlStore",
+    "SubjectReceipts",
+    "TlogProof",
+    "Trace",
     "UseReceipt",
     "VerifierKey",
+    "check_file",
     "create_router",
     "directory_reader",
     "grant",
@@ -103,18 +119,23 @@ __all__ = [
     "renew",
     "url_reader",
     "verify_absence",
+    "verify_absence_bundle",
     "verify_ledger",
     "verify_log",
+    "verify_receipts",
     "withdraw",
 ]
 
 # Names are fetched when first asked for: a command on a node's directory should not load the web framework.
 _HOME = {
     "AbsenceProof": "receipts",
+    "AbsenceReport": "absence",
     "Checkpoint": "checkpoint",
     "ConsentGate": "gate",
     "ConsentTerms": "terms",
     "ConsentType": "terms",
+    "Consequence": "trace",
+    "Consequences": "trace",
     "Decision": "state",
     "Enforcement": "feed",
     "EntryAudit": "ledger",
@@ -135,6 +156,8 @@ _HOME = {
     "PairKeys": "peers",
     "PeerConnection": "peers",
     "PeerResponse": "peers",
+    "People": "people",
+    "PreferenceLinks": "preference_links",
     "PseudonymSet": "receipts",
     "PurposePolicy": "purposes",
     "Reason": "state",
@@ -142,8 +165,12 @@ _HOME = {
     "Recorded": "ledger",
     "Signal": "signals",
     "SqlStore": "sql",
+    "SubjectReceipts": "subject_receipts",
+    "TlogProof": "tlog_proof",
+    "Trace": "trace",
     "UseReceipt": "receipts",
     "VerifierKey": "notes",
+    "check_file": "receipt_files",
     "create_router": "api",
     "directory_reader": "verify",
     "grant": "events",
@@ -157,8 +184,10 @@ _HOME = {
     "renew": "events",
     "url_reader": "verify",
     "verify_absence": "receipts",
+    "verify_absence_bundle": "absence",
     "verify_ledger": "verify",
     "verify_log": "verify",
+    "verify_receipts": "subject_receipts",
     "withdraw": "events",
 }
 
