@@ -67,7 +67,7 @@ class RestoreWork:
         staged = SystemWork(
             EventType.RESTORE_PERFORMED, fields, self.vault, self.policy.hash, self.random
         ).stage(tx, first, now)
-        self._told(tx, people, now)
+        self._told(tx)
         gone, journalled = self._to_erase(people)
         staged += self._opt_out(tx, people, gone, first + len(staged), now)
         tx.put_suppressions(journalled)
@@ -128,14 +128,17 @@ class RestoreWork:
         places = [(item.partner, kind, p) for kind, each in item.pseudonyms.items() for p in each]
         return {people.by_pseudonym[place]: None for place in places if place in people.by_pseudonym}
 
-    def _told(self, tx: LedgerTransaction, people: _People, now: int) -> None:
-        """The queue toward each partner, as it was: their feed log goes on from what they heard."""
+    def _told(self, tx: LedgerTransaction) -> None:
+        """The queue toward each partner, as it was: their feed log goes on from what they heard.
+
+        Whose the rows are is not put back: the entries they are about are lost, and what is repeated below
+        is told again. Partners acknowledge once more what they had heard already.
+        """
         for name, frontier in self.plan.feeds.items():
             rows = [
                 OutboxRow(
-                    name, item.leaf.seq, item.leaf.entry, next(iter(self._of(people, item)), b""),
-                    item.leaf.type.value, json.dumps(list(item.leaf.purposes)), item.leaf.effective_at,
-                    item.leaf.recorded_at, acked_at=now,
+                    name, item.leaf.seq, item.leaf.entry, b"", item.leaf.type.value,
+                    json.dumps(list(item.leaf.purposes)), item.leaf.effective_at, item.leaf.recorded_at,
                 )
                 for item in self.plan.heard
                 if item.partner == name
@@ -143,17 +146,9 @@ class RestoreWork:
             partner = tx.partner(name)
             if partner is None:
                 continue
-            if rows:
-                tx.add_outbox(rows)
-                partner = replace(
-                    partner,
-                    sent_seq=frontier.size,
-                    acked_seq=frontier.size,
-                    acked_frontier=frontier.to_bytes(),
-                    acked_at=now,
-                )
+            tx.add_outbox(rows)
             # What the partner has told meanwhile is heard again before anything is done with them.
-            tx.put_partner(replace(partner, fresh_at=None))
+            tx.put_partner(replace(partner, sent_seq=frontier.size, fresh_at=None))
 
     def _to_erase(self, people: _People) -> tuple[dict[bytes, str], list[SuppressionRow]]:
         """handle → basis of everybody erased since the backup; and who was erased but is not in it."""

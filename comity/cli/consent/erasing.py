@@ -77,12 +77,13 @@ def erase(
 
 
 def _line(done: Erased) -> str:
-    before = "Already " if done.already else ""
     if done.state == "held":
-        end = "until it is released" if done.held_until is None else f"until {moment(done.held_until)}"
-        return f"{before}opted out and held ({done.hold_basis}) {end}: request {done.request}.".capitalize()
-    text = f"{before}erased: {done.entries} entries of the log no longer open; request {done.request}."
-    return text[0].upper() + text[1:]
+        text = f"opted out and held ({done.hold_basis}) "
+        text += "until released" if done.held_until is None else f"until {moment(done.held_until)}"
+    else:
+        text = f"erased: {done.entries} entries of the log no longer open"
+    text = f"already {text}" if done.already else text
+    return f"{text[0].upper()}{text[1:]}; request {done.request}."
 
 
 def _would(seen: ErasurePreview, as_json: bool) -> None:
