@@ -133,6 +133,10 @@ class Comity:
         """One of them."""
         return self._one(CollaborationOut, "GET", f"/v1/collaborations/{collaboration}")
 
+    def feeds(self) -> list[dict[str, Any]]:
+        """Where the opt-out feed with each partner stands, both ways."""
+        return list(self._call("GET", "/v1/optouts/status")["partners"])
+
     def rotate(self, collaboration: str) -> CollaborationOut:
         """Replace the key shared with the partner."""
         return self._one(CollaborationOut, "POST", f"/v1/collaborations/{collaboration}:rotate")

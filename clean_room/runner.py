@@ -220,7 +220,7 @@ class AnalystRunner:
             self._alive(run)
             if message is not None:
                 sent += 1
-                self._ask_again(run, given)
+                self._ask_again(run, given, moved=sent == 1)
                 if sent == 2:
                     # What follows the points depends on the join; for `align` it tells whom both know.
                     self._begin_use(run, given, chained(message))
@@ -228,9 +228,13 @@ class AnalystRunner:
                 if sent == 1:
                     self._update(run, stage=Stage.CONTRIBUTED)
 
-    def _ask_again(self, run: _Run, given: QueryInput) -> None:
-        """Before something leaves: has somebody in it opted out at the partner since it was read?"""
-        if not run.doubtful.is_set():
+    def _ask_again(self, run: _Run, given: QueryInput, *, moved: bool) -> None:
+        """Before something leaves: has somebody in it opted out since it was read, here or at the partner?
+
+        With `moved` the answer of before counts no more if the ledger has grown since.
+        """
+        stale = moved and self._uses.moved_since(given.evidence.log_size)
+        if not (stale or run.doubtful.is_set()):
             return
         run.doubtful.clear()
         query = run.job.query

@@ -168,6 +168,7 @@ class _Reader:
         if self.error:
             log.info("a partner's feed is heard again", partner=self.partner)
         self.error, self._failures = "", 0
+        self._feed.incoming.troubles.pop(self.partner, None)
 
     def _failed(self, error: Exception) -> None:
         code = error.code if isinstance(error, ComityError) else type(error).__name__
@@ -175,6 +176,7 @@ class _Reader:
             where = {} if isinstance(error, ComityError) else {"at": error_place(error)}
             log.warning("a partner's feed is not heard", partner=self.partner, code=code, **where)
         self.error = code
+        self._feed.incoming.troubles[self.partner] = code
         self._failures += 1
 
     def _pause(self) -> float:

@@ -68,7 +68,7 @@ class FeedStatus:
     """`enforced` by the partner's clock, `acknowledged` by this node's (so an upper bound free of skew).
 
     Sending: `connected` (in the process asked), `queued`, `oldest_waiting`, `last_error`. Receiving:
-    `heard` entries, `heard_at`, the newest message's age `heard_age_seconds` and the `lease_seconds` agreed;
+    `heard` entries, `heard_at`, what keeps it from being heard (`heard_error`), the newest message's age `heard_age_seconds` and the `lease_seconds` agreed;
     with `lease_expired` nobody may be used with the partner.
     """
 
@@ -83,6 +83,7 @@ class FeedStatus:
     acknowledged: Latency | None
     heard: int
     heard_at: datetime | None
+    heard_error: str | None
     heard_age_seconds: float | None
     lease_seconds: float | None
     lease_expired: bool
@@ -123,6 +124,7 @@ class Feed:
             acknowledged=_latency([acked - at for at, _, acked in done]),
             heard=row.heard_seq,
             heard_at=None if row.heard_at is None else from_micros(row.heard_at),
+            heard_error=self.incoming.troubles.get(partner),
             heard_age_seconds=None if age is None else age / 1_000_000,
             lease_seconds=None if row.lease is None else row.lease / 1_000_000,
             lease_expired=ledger.leases.expired(row, now),

@@ -111,6 +111,8 @@ class Incoming:
         self._progress: dict[str, _Progress] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
+        self.troubles: dict[str, str] = {}
+        """Why a partner is not heard: the code of what went wrong when it was last tried, for the status."""
 
     def open(self, partner: str) -> Hearing:
         """What to ask a partner's feed with. Raises UnknownPartner."""

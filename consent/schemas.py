@@ -146,6 +146,7 @@ class DeliveryAnswer(_Strict):
     acknowledged: LatencyAnswer | None
     heard: int = Field(description="Opt-outs heard from the partner.")
     heard_at: datetime | None
+    heard_error: str | None = Field(description="Why the partner is not heard now.")
     heard_age_seconds: float | None = Field(description="Age of the newest message heard.")
     lease_seconds: float | None = Field(description="How old it may be; null: any age.")
     lease_expired: bool = Field(description="Nobody may be used with the partner now.")

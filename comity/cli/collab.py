@@ -178,6 +178,37 @@ def show_collaborations(
 
 
 @app.command()
+def feeds(
+    directory: Directory = Path(),
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show where the opt-out feed with each partner stands: told, waiting, heard, and the lease.
+
+    Example:
+
+        comity collab feeds --dir bank
+    """
+    with calling(directory, url, api_key) as node:
+        found = node.feeds()
+    rows = [
+        (
+            f["partner"],
+            "reads" if f["connected"] else "away",
+            str(f["queued"]),
+            f"{f['enforced']['p99']:.0f} ms" if f["enforced"] else "-",
+            "never" if f["heard_age_seconds"] is None else f"{f['heard_age_seconds']:.1f} s ago",
+            "none" if f["lease_seconds"] is None else f"{f['lease_seconds']:g} s",
+            "denied" if f["lease_expired"] else f["heard_error"] or f["last_error"] or "",
+        )
+        for f in found
+    ]
+    head = ["partner", "now", "waiting", "enforced p99", "heard", "lease", ""]
+    show(as_json, {"partners": found}, table(head, rows))
+
+
+@app.command()
 def rotate(
     collaboration: Annotated[str, typer.Argument(help="Its id.")],
     directory: Directory = Path(),
