@@ -129,6 +129,16 @@ def _cells(column: pa.ChunkedArray) -> list[object]:
     return list(column.to_pylist())
 
 
+def _filled(column: list[object] | None, default: str | None, size: int) -> list[object]:
+    """The cells of a column, `default` where there is none; lists as tuples."""
+    if column is None:
+        return [default] * size
+    return [
+        default if cell is None or cell == "" else tuple(cell) if isinstance(cell, list) else cell
+        for cell in column
+    ]
+
+
 def _text(cell: bytes | None) -> object:
     try:
         return None if cell is None else cell.decode().strip()
@@ -148,9 +158,19 @@ class RowReader:
         method: str,
         latest: datetime,
     ) -> None:
+        cells = {name: _cells(data.column(name)) for name in COLUMNS if name in data.column_names}
+        self._bad = {
+            name: frozenset(row for row, cell in enumerate(column) if cell is _UNREADABLE)
+            for name, column in cells.items()
+            if pa.types.is_binary(data.column(name).type)
+        }
+        size = data.num_rows
+        self._plain = list(zip(*(_filled(cells.get(n), defaults.get(n), size) for n in _PLAIN), strict=True))
+        self._named = tuple(name for name in _TERMS if name in cells or name in defaults)
+        self._keys = list(
+            zip(*(_filled(cells.get(n), defaults.get(n), size) for n in self._named), strict=True)
+        )
         self._policy = policy
-        self._cells = {name: _cells(data.column(name)) for name in COLUMNS if name in data.column_names}
-        self._defaults = defaults
         self._method = method
         self._latest = latest
         self._judged: Judged = {}
@@ -159,20 +179,19 @@ class RowReader:
 
     def event(self, row: int, people: tuple[Identifier, ...]) -> Event | tuple[str, str]:
         """The event of a row (from 0), or (column, code) of what is wrong with it."""
-        for name, column in self._cells.items():
-            if column[row] is _UNREADABLE:
+        for name, rows in self._bad.items():
+            if row in rows:
                 return name, "invalid_utf8"
-        purpose, partner = str(self._cell("purpose", row)), self._cell("partner", row) or "*"
-        kind = DECISIONS.get(str(self._cell("decision", row)).lower())
+        decision, purpose, version, partner, at, effective_at, expires_at, basis, actor = self._plain[row]
+        kind = DECISIONS.get(str(decision).lower())
         if kind is None:
             return "decision", "unknown_decision"
-        when = self._cell("at", row) or self._cell("effective_at", row)
-        effective, expires = self._time(when), self._time(self._cell("expires_at", row))
+        when = effective_at if at is None else at
+        effective, expires = self._time(when), self._time(expires_at)
         if when is not None and effective is None:
             return "at", "bad_time"
-        if self._cell("expires_at", row) is not None and expires is None:
+        if expires_at is not None and expires is None:
             return "expires_at", "bad_time"
-        version = self._cell("purpose_version", row)
         number = None if version is None else _number(version)
         if version is not None and number is None:
             return "purpose_version", "bad_number"
@@ -180,34 +199,28 @@ class RowReader:
             event = Event(
                 kind,
                 people,
-                purpose,
-                str(partner),
+                str(purpose),
+                "*" if partner is None else str(partner),
                 number,
                 effective,
                 expires,
-                actor=str(self._cell("actor", row) or "subject"),
+                actor="subject" if actor is None else str(actor),
                 method=self._method,
-                basis=str(self._cell("basis", row) or "consent"),
-                terms=self._terms_of(row),
+                basis="consent" if basis is None else str(basis),
+                terms=self._terms_of(row) if self._named else None,
             )
             return checked(self._policy, [event], self._latest, self._judged)[0]
         except ComityError as error:
             return column_of(error.code), error.code
 
-    def _cell(self, name: str, row: int) -> object:
-        column = self._cells.get(name)
-        value = None if column is None else column[row]
-        return self._defaults.get(name) if value is None or value == "" else value
-
     def _terms_of(self, row: int) -> ConsentTerms | None:
         """The terms of a row's cells; raises what makes them malformed."""
-        if not any(name in self._cells or name in self._defaults for name in _TERMS):
-            return None
-        key = tuple(self._cell(name, row) for name in _TERMS)
-        found = self._terms.get(key, _UNREADABLE)
-        if isinstance(found, _Unreadable):
+        key = self._keys[row]
+        try:
+            found = self._terms[key]
+        except KeyError:
             try:
-                found = _terms(dict(zip(_TERMS, key, strict=True)))
+                found = _terms(dict(zip(self._named, key, strict=True)))
             except ComityError as error:
                 found = error
             self._terms[key] = found
@@ -247,7 +260,7 @@ def _terms(cells: Mapping[str, object]) -> ConsentTerms | None:
             continue
         value: object = cell
         if name in _LISTS:
-            names = cell if isinstance(cell, list) else str(cell).split(";")
+            names = cell if isinstance(cell, tuple) else str(cell).split(";")
             value = tuple(str(each).strip() for each in names if str(each).strip())
         elif name in _NUMBERS:
             value = _number(cell)

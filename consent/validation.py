@@ -61,7 +61,7 @@ def checked(
                 terms = seen[key]
             else:
                 terms = seen[key] = _judged(policy, event)
-            out.append(event if terms is event.terms else event.under(terms))
+            out.append(event if terms == event.terms else event.under(terms))
         except ComityError as error:
             error.position = position  # type: ignore[attr-defined]
             raise
