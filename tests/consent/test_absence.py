@@ -219,7 +219,7 @@ def test_every_part_of_a_bundle_counts(house):
         lambda b: b["uses"][0].update(proofs=[{"absent": {}}]),
         lambda b: b["uses"][0].update(proofs=[{"absent": None, "present": None}]),
         lambda b: b["uses"][0]["proofs"][0]["absent"].update(count=1),
-        lambda b: b["uses"][0]["proofs"][0]["absent"].update(left=None),
+        lambda b: b["uses"][0]["proofs"][0]["absent"].update(left=None, right=None),
         lambda b: b["uses"][0]["receipt"].update(receipt=b["uses"][1]["receipt"]["receipt"]),
         lambda b: b["uses"][0]["receipt"]["receipt"].update(purpose="model.credit"),
         lambda b: b["uses"][0]["receipt"].update(salt="AAAA"),
