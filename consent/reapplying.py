@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from consent.encoding import from_micros
-from consent.erasure import ErasureWork
 from consent.events import EVERY_PARTNER, RESTRICTING, Event, EventType, Identifier
 from consent.journal import ErasureJournal
 from consent.log import Staged
 from consent.peers import PairKeys
 from consent.purposes import PurposePolicy
 from consent.recording import DecisionWork, SystemWork
+from consent.shredding import ErasureWork
 from consent.store import LedgerTransaction, OutboxRow, RestrictionRow, SuppressionRow
 from consent.subjects import PSEUDONYM, KeyedHash, SubjectVault
 from consent.suppression import SUPPRESSED_FOR

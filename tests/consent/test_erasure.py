@@ -9,12 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from consent import tables
-from consent.erasure import Erasure, Hold, index_ranges
+from consent.erasure import Erasure, Hold
 from consent.events import Event, EventType, Identifier, grant, withdraw
 from consent.gate import ConsentGate
 from consent.imports import import_table
 from consent.journal import ErasureJournal
 from consent.notes import VerifierKey
+from consent.preference_links import LinkEnded, PreferenceLinks
+from consent.shredding import index_ranges
 from consent.state import Reason
 from consent.suppression import Suppressed
 from consent.verify import directory_reader, verify_ledger, verify_log
@@ -66,6 +68,8 @@ def test_nothing_of_the_person_is_left_in_any_column_or_file(node, ledger, erasu
     ledger.record([grant([("email", b"p%d@example.org" % i)], "overlap.reach") for i in range(300)])
     ledger.record([grant(ADA, "overlap.reach"), grant(ADA, "overlap.measure", partner="bank")])
     ledger.record([withdraw(ADA[:1], "overlap.reach"), grant(BEN, "overlap.reach")])
+    links = PreferenceLinks(ledger, base_url="https://shop.example")
+    token = links.create(ADA).url.rsplit("/", 1)[1]
     lookups, handles = handles_of(ledger, ADA)
     needles = traces([*lookups, *handles, *(canonical for _, canonical in ADA)])
     assert any(n in value for _, value in everything_stored(node.engine) for n in needles)
@@ -76,6 +80,8 @@ def test_nothing_of_the_person_is_left_in_any_column_or_file(node, ledger, erasu
     assert done.entries == 4  # three decisions and the withdrawal that was told to partners
     found = [place for place, value in everything_stored(node.engine) if any(n in value for n in needles)]
     assert found == []
+    with pytest.raises(LinkEnded):
+        links.open(token)
     assert erasure.scrub(compact=True)
     left = [p for p in files_below(tmp_path) if any(n in p.read_bytes() for n in needles)]
     assert left == []
