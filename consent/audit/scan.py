@@ -138,7 +138,7 @@ def scan(
         for column, ways in sorted(uses.items()):
             served = [p for p in purposes if any(_serves(way, p) for way in ways)]
             found += _column(policy, dataset.name, column, served)
-            if ways != {"key"}:
+            if "key" not in ways:
                 found += _unmasked(dataset.name, column, seen.values.get(column, ()))
         found += _retention(policy, dataset.name, purposes, seen.changed_at, now)
     found += _consents(policy, facts, purposes if named else [])

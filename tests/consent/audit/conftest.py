@@ -21,8 +21,12 @@ from consent.audit.collect import collect
 from consent.audit.report import AuditReport, sign
 from consent.erasure import Erasure
 from consent.events import Event, grant, refuse, withdraw
+from consent.feed import Feed
+from consent.feed_log import Frontier, leaf_of
 from consent.gate import ConsentGate
 from consent.ledger import Ledger
+from consent.merkle import EMPTY_ROOT, leaf_hash
+from consent.messages import ACK_CONTEXT, Acknowledgement
 from consent.notes import VerifierKey
 from consent.pseudonym_sets import PseudonymSet
 from consent.receipts import UseReceipt
@@ -68,6 +72,7 @@ class Register:
     clock: MovingClock
     dice: random.Random
     engine: sa.Engine
+    partners: dict[str, SigningKey] = field(default_factory=dict)
     happened: Counter[str] = field(default_factory=Counter)
 
     def record(self, events: list[Event]) -> None:
@@ -103,28 +108,27 @@ class Register:
         self.ledger.record_use(receipt, members)
         return receipt
 
-    def acknowledge(self, *, slow: float = 0.01, keep: int = 0) -> None:
-        """Let partners acknowledge what they were told, all but the newest `keep`, in believable times."""
-        store = self.ledger.store
-        for partner in self.ledger.partners():
-            with store.read() as view:
-                rows = view.outbox(partner.name, partner.acked_seq, 1 << 30)
-            done = rows[: len(rows) - keep]
-            for row in done:
+    def acknowledge(self, *, slow: float = 0.01) -> None:
+        """Let every partner sign, one by one and in believable times, for what it was told."""
+        outgoing = Feed(self.ledger, signing_key=self.key).outgoing
+        for name, key in self.partners.items():
+            row = self.ledger.partner(name)
+            with self.ledger.store.read() as view:
+                waiting = view.feed_rows(name, 0, row.sent_seq)
+            frontier = Frontier()
+            for told in waiting:
+                frontier = frontier.extended([leaf_hash(leaf_of(told).to_bytes())])
+                if told.seq <= row.acked_seq:
+                    continue
                 took = self.dice.lognormvariate(11.9, 0.45)  # around 150 ms
-                if self.dice.random() < slow:
-                    took *= 12
-                received = row.recorded_at + int(took * 0.4)
-                enforced = row.recorded_at + int(took)
-                acked = row.recorded_at + int(took * 1.25)
-                with store.write() as tx:
-                    times = {"received_at": received, "enforced_at": enforced, "acked_at": acked}
-                    tx.acknowledge(partner.name, row.seq, row.seq, **times)
-            if done:
-                with store.write() as tx:
-                    now = tx.partner(partner.name)
-                    assert now is not None
-                    tx.put_partner(replace(now, acked_seq=done[-1].seq))
+                took *= 12 if self.dice.random() < slow else 1
+                ack = Acknowledgement(
+                    f"{name}.example/consent", self.ledger.origin, told.seq, told.seq, told.seq,
+                    frontier.root, told.recorded_at + int(took * 0.4), told.recorded_at + int(took), 0,
+                    0, EMPTY_ROOT,
+                )  # fmt: skip
+                self.clock.move(microseconds=took * 1.25)
+                outgoing.acknowledge(name, ack.to_bytes(key.sign(ACK_CONTEXT, ack.signed_part())))
 
 
 def open_register(folder: Path, seed: int = 7, start: datetime | None = None) -> Register:
@@ -162,11 +166,9 @@ def terms(dice: random.Random, language: str, *, separate: float) -> ConsentTerm
 def grow(register: Register, people: int, days: int = 60) -> Register:
     """Weeks of a register's life. Ends with two opt-outs unacknowledged and one use past the gate."""
     r, dice = register, register.dice
-    vkeys = {name: SigningKey.from_seed(dice.randbytes(32)) for name in PARTNERS}
     for name in PARTNERS:
-        r.ledger.join_partner(
-            name, VerifierKey(f"{name}.example/consent", vkeys[name].public.bytes32).to_text()
-        )
+        key = r.partners[name] = SigningKey.from_seed(dice.randbytes(32))
+        r.ledger.join_partner(name, VerifierKey(f"{name}.example/consent", key.public.bytes32).to_text())
         r.clock.move(minutes=11)
     arrived = 0
     for day in range(days):
@@ -187,7 +189,7 @@ def grow(register: Register, people: int, days: int = 60) -> Register:
                     events.append(refuse(person(number), purpose, method="web"))
         arrived += coming
         r.record(events)
-        for _ in range(int(coming * 0.06)):
+        for _ in range(int(coming * 0.06) or day % 3 == 2):
             r.clock.move(seconds=dice.uniform(20, 900))
             leaver = person(dice.randrange(arrived))
             if dice.random() < 0.5:
@@ -220,8 +222,9 @@ def misuse(register: Register, leavers: int = 3) -> UseReceipt:
     r = register
     for number in range(leavers):
         r.record([grant(person(number), "overlap.reach"), withdraw(person(number), "overlap.reach")])
+        if number == 0:
+            r.acknowledge()
         r.clock.move(minutes=1)
-    r.acknowledge(keep=2)
     r.clock.move(minutes=30)
     return r.use(list(range(leavers)), "overlap.reach", PARTNERS[0], gate=False)
 
