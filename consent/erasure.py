@@ -173,7 +173,7 @@ class Erasure:
     def unscrubbed(self) -> int:
         """How many erasures were carried out since the last `scrub`."""
         with self._ledger.store.read() as view:
-            return sum(row.scrubbed_at is None for row in view.erasures(COMPLETED))
+            return len(view.unscrubbed())
 
     def scrub(self, *, compact: bool = False) -> bool:
         """Overwrite what deleted rows left in the database's own files; False if it must be tried again.
@@ -181,7 +181,7 @@ class Erasure:
         See `docs/erase-a-person.md` for what that can and cannot do on each database.
         """
         with self._ledger.store.read() as view:
-            waiting = [row for row in view.erasures(COMPLETED) if row.scrubbed_at is None]
+            waiting = view.unscrubbed()
         if not self._ledger.store.scrub(compact=compact):
             return False
         with self._ledger.store.write() as tx:

@@ -364,10 +364,16 @@ class ErasureView(Protocol):
 
     def suppressions(self, lookups: Sequence[bytes]) -> dict[bytes, SuppressionRow]: ...
 
+    def all_suppressions(self) -> Iterable[SuppressionRow]: ...
+
     def erasure(self, request: str) -> ErasureRow | None: ...
 
     def erasures(self, state: str | None = None) -> list[ErasureRow]:
         """In the order of the requests."""
+        ...
+
+    def unscrubbed(self) -> list[ErasureRow]:
+        """Those carried out since the storage was scrubbed last."""
         ...
 
     def outbox_of(self, subject: bytes) -> list[OutboxRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,11 +27,18 @@ class ErasureView(ReadRows):
         rows = self._in(columns, t.suppressions, "lookup", lookups)
         return {bytes(row[0]): SuppressionRow(bytes(row[0]), *row[1:]) for row in rows}
 
+    def all_suppressions(self) -> Iterator[SuppressionRow]:
+        for row in self._stream(sa.select(*t.suppressions.c)):
+            yield SuppressionRow(bytes(row[0]), *row[1:])
+
     def erasure(self, request: str) -> ErasureRow | None:
         return next(iter(self._erasures(t.erasures.c.request == request)), None)
 
     def erasures(self, state: str | None = None) -> list[ErasureRow]:
         return self._erasures(*([] if state is None else [t.erasures.c.state == state]))
+
+    def unscrubbed(self) -> list[ErasureRow]:
+        return self._erasures(t.erasures.c.completed_at.is_not(None), t.erasures.c.scrubbed_at.is_(None))
 
     def _erasures(self, *where: sa.ColumnElement[bool]) -> list[ErasureRow]:
         query = sa.select(*t.erasures.c).where(*where).order_by(t.erasures.c.requested_index)
