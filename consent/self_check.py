@@ -6,6 +6,7 @@ state          is what the payloads of each subject fold to, and so is the state
 aliases        are the keyed hashes of the identifiers sealed for their subject
 restrictions   are what the partners' decisions say, row for row: none is missing, none is added
 records        policies, receipts of use with their sets, and partners' keys are those in the payloads
+exchange       what was told to partners and heard of them, erasures, reports: see `consent.exchange_check`
 witness        what was cosigned bears both signatures; what is kept against a log bears the log's
 """
 
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from consent.cosignatures import witness_key
 from consent.encoding import Leaf, canonical_json, parse_json
 from consent.events import RESTRICTING, EventType
+from consent.exchange_check import check_exchange
 from consent.history import checked, fact_from, is_decision, missing_named, open_entry, openings_of
 from consent.ledger import Ledger
 from consent.merkle import HASH_SIZE
@@ -58,6 +60,7 @@ def check_database(ledger: Ledger, view: LedgerView) -> int:
         _check_restrictions(view, facts, _check_aliases(ledger, view))
         _check_records(ledger, view, system, gone)
         check_state_tree(ledger.vault, view)
+        check_exchange(ledger, view)
     except (Misuse, ValueError, LookupError, TypeError) as error:
         # What this node wrote can be read; what cannot was written by somebody else.
         raise Tampered("A stored record cannot be read as what it should be.", code="bad_record") from error

@@ -74,7 +74,8 @@ def _quiet() -> Iterator[None]:
         name = type(error if origin is None else origin).__name__
         raise StorageError(f"The ledger's database refused ({name}).") from None
     except Exception as error:
-        if type(error).__module__.startswith(("psycopg", "sqlite3")):
+        # A text that is no longer UTF-8 stops the driver, or SQLite's own message about it.
+        if type(error).__module__.startswith(("psycopg", "sqlite3")) or isinstance(error, UnicodeDecodeError):
             raise StorageError(f"The ledger's database refused ({type(error).__name__}).") from None
         raise
 
