@@ -2,7 +2,7 @@
 
 Membership is read off the sets of people that receipts of use committed to. A person's leaf in a set is a
 hash, so it lies near its own share of the way through the sorted leaves: one short read decides a set,
-however many people are in it, and thousands of receipts are traced in a moment.
+however many people are in it, and no set is ever loaded or hashed whole.
 
 What a use led to (a result given out, an alignment kept, a model version) is known by the room that made
 it; each room answers through `Consequences`.
