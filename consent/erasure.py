@@ -114,7 +114,7 @@ class Erasure:
         """As `erase`, for the subject with this handle. Raises Misuse for an unknown one."""
         known = self._ledger.identifiers_of([handle]).get(handle)
         if not known:
-            raise Misuse("No subject with this handle is recorded here.", code="not_found")
+            raise Misuse("No subject with this handle is recorded here.", code="unknown_subject")
         return self.erase(known, basis=basis, hold=hold, method=method)
 
     def preview(self, identifiers: Sequence[tuple[str, bytes]]) -> ErasurePreview:
@@ -144,9 +144,9 @@ class Erasure:
         with self._ledger.store.read() as view:
             row = view.erasure(request)
         if row is None:
-            raise Misuse("There is no erasure request with this id.", code="not_found")
+            raise Misuse("There is no erasure request with this id.", code="unknown_request")
         if row.state != HELD:
-            raise Misuse("This request is not on hold.", code="not_held")
+            raise Misuse("This request has been carried out.", code="already_completed")
         work = self._work(basis=row.basis, actor="controller", method="hold_released")
         work.request, work.waiting = row.request, row
         return self._carry_out(work)

@@ -251,7 +251,7 @@ def test_a_hold_without_an_end_waits_for_its_release(ledger, erasure, clock):
     clock.move(days=10_000)
     assert erasure.run_due() == []
     assert erasure.release(held.request).state == "completed"
-    for request, code in ((held.request, "not_held"), ("f" * 32, "not_found")):
+    for request, code in ((held.request, "already_completed"), ("f" * 32, "unknown_request")):
         with pytest.raises(Misuse) as caught:
             erasure.release(request)
         assert caught.value.code == code

@@ -79,7 +79,7 @@ def test_a_held_request_is_released(own, client):
     done = client.post(f"/v1/erasures/{held['request']}/release", headers=OFFICER).json()
     assert (done["state"], done["request"]) == ("completed", held["request"])
     answer = client.post(f"/v1/erasures/{held['request']}/release", headers=OFFICER)
-    assert answer.json()["code"] == "not_held"
+    assert answer.json()["code"] == "already_completed"
 
 
 def test_a_subject_is_erased_by_handle(own, client):
@@ -89,7 +89,7 @@ def test_a_subject_is_erased_by_handle(own, client):
     done = client.post(f"/v1/subjects/{handle}/erasure", json={"basis": "pipl.47"}, headers=OFFICER)
     assert done.status_code == 201 and done.json()["state"] == "completed"
     answer = client.post(f"/v1/subjects/{handle}/erasure", json={}, headers=OFFICER)
-    assert answer.json()["code"] == "not_found"
+    assert answer.json()["code"] == "unknown_subject"
 
 
 @pytest.mark.parametrize(
