@@ -211,6 +211,13 @@ _PLACES: list[bytes] = [
     *(bytes([b]) for b in b'","type":"'),
 ]
 _FIXED = len(_PLACES)
+# The digits of hexadecimal numbers are told from the rest by one translation of everything; what it cannot
+# tell, because it stands for such a digit itself or must be a certain one, is looked at place by place.
+_AS_HEX = bytes(ord("0") if b in _HEX else b for b in range(256))
+_SHAPE = bytes(_AS_HEX[allowed[0]] for allowed in _PLACES)
+_EXACT = [
+    (place, allowed) for place, allowed in enumerate(_PLACES) if allowed is not _HEX and allowed[0] in _HEX
+]
 _TIME_AT = slice(_FIXED - 10 - 27, _FIXED - 10)
 _REST = re.compile(rb'[a-z]+(?:[._][a-z]+)*","v":1\}')
 
@@ -221,12 +228,14 @@ def _is_rest(rest: bytes) -> bool:
 
 
 def are_leaves(entries: list[bytes]) -> bool:
-    """Whether `is_leaf` is true of every one of many, in a fifth of the time: a place of all at once."""
+    """Whether `is_leaf` is true of every one of many: far faster, by looking at all at once."""
     if not all(map(_is_rest, {entry[_FIXED:] for entry in entries})):
         return False
     joined = b"".join([entry[:_FIXED] for entry in entries])
+    if joined.translate(_AS_HEX) != _SHAPE * len(entries):
+        return False
     # What is stripped of the bytes allowed at its place is empty, unless another byte stands among them.
-    return not any(joined[place::_FIXED].strip(allowed) for place, allowed in enumerate(_PLACES))
+    return not any(joined[place::_FIXED].strip(allowed) for place, allowed in _EXACT)
 
 
 def times_of(entries: list[bytes]) -> list[bytes]:
