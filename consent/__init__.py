@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from consent.absence import AbsenceReport, verify_absence_bundle
     from consent.api import Guards, create_router
     from consent.checkpoint import Checkpoint
+    from consent.cosignatures import CosignerKey
     from consent.errors import InvalidConsent
     from consent.events import Event, EventType, Identifier, grant, object_to, refuse, renew, withdraw
     from consent.feed import Enforcement, Feed, FeedStatus
@@ -54,13 +55,16 @@ if TYPE_CHECKING:
         verify_absence,
     )
     from consent.signals import Signal, read_signal, record_signal
+    from consent.split_views import SplitViews
     from consent.sql import SqlStore, metadata
     from consent.state import Decision, Reason
     from consent.subject_receipts import SubjectReceipts, verify_receipts
     from consent.terms import ConsentTerms, ConsentType
     from consent.tlog_proof import TlogProof
     from consent.trace import Consequence, Consequences, Trace
+    from consent.trust_policy import TrustPolicy
     from consent.verify import LogReport, Outcome, directory_reader, url_reader, verify_ledger, verify_log
+    from consent.witness import Witness, WitnessStore
 
 __all__ = [
     "AbsenceProof",
@@ -71,6 +75,7 @@ __all__ = [
     "ConsentType",
     "Consequence",
     "Consequences",
+    "CosignerKey",
     "Decision",
     "Enforcement",
     "EntryAudit",
@@ -99,12 +104,16 @@ __all__ = [
     "ReceiptProof",
     "Recorded",
     "Signal",
+    "SplitViews",
     "SqlStore",
     "SubjectReceipts",
     "TlogProof",
     "Trace",
+    "TrustPolicy",
     "UseReceipt",
     "VerifierKey",
+    "Witness",
+    "WitnessStore",
     "check_file",
     "create_router",
     "directory_reader",
@@ -136,6 +145,7 @@ _HOME = {
     "ConsentType": "terms",
     "Consequence": "trace",
     "Consequences": "trace",
+    "CosignerKey": "cosignatures",
     "Decision": "state",
     "Enforcement": "feed",
     "EntryAudit": "ledger",
@@ -164,12 +174,16 @@ _HOME = {
     "ReceiptProof": "receipts",
     "Recorded": "ledger",
     "Signal": "signals",
+    "SplitViews": "split_views",
     "SqlStore": "sql",
     "SubjectReceipts": "subject_receipts",
     "TlogProof": "tlog_proof",
     "Trace": "trace",
+    "TrustPolicy": "trust_policy",
     "UseReceipt": "receipts",
     "VerifierKey": "notes",
+    "Witness": "witness",
+    "WitnessStore": "witness",
     "check_file": "receipt_files",
     "create_router": "api",
     "directory_reader": "verify",
