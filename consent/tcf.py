@@ -1,7 +1,8 @@
 """IAB Europe TCF v2 TC strings (versions 2.0 to 2.3), decoded strictly.
 
 Source: IAB Tech Lab, Consent string and vendor list formats v2. Strict: what the format does not allow is
-refused, what was read is bounded, and nothing is taken for consent that was not read.
+refused, what was read is bounded, and nothing is taken for consent that was not read. (The package iab-tcf
+0.2.2 reads the same from well-formed strings, and takes empty and truncated ones for signals as well.)
 """
 
 from __future__ import annotations

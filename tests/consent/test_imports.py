@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -317,3 +318,13 @@ def test_every_row_is_recorded_repeated_or_reported(withdrawn, rows):
     report = import_table(withdrawn, table)
     assert report.recorded + report.repeated + report.rejected == report.rows == len(rows)
     assert len(report.errors) == report.rejected and "example.org" not in repr(report)
+
+
+@given(st.binary(max_size=200) | st.text("emailpurosdcn,;\"\n\\'@.gt\x00é", max_size=200).map(str.encode))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_table_or_bad_input(tmp_path, data):
+    for name in ("x.csv", "x.parquet", "x.arrow"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with suppress(BadInput):
+            read_table(path)
