@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-overlap lock clean
+.PHONY: demo test check bench bench-overlap bench-consent lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
@@ -25,10 +25,13 @@ check: $(READY)  ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-overlap  ## every benchmark; results are appended to benchmarks/RESULTS.md by hand, after reading them
+bench: bench-overlap bench-consent  ## every benchmark; results are appended to benchmarks/RESULTS.md by hand, after reading them
 
 bench-overlap: $(READY)  ## overlap against SecretFlow's ECDH PSI, both in the same run
 	$(BIN)/python benchmarks/overlap.py
+
+bench-consent: $(READY)  ## the ledger's figures beside bare SQL loops and pymerkle, all in one run
+	$(BIN)/python benchmarks/consent/ledger.py
 
 lock: $(READY)  ## resolve pyproject.toml again, with hashes (needs uv)
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv

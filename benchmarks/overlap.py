@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import hashlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,11 +26,10 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from environments import peer_python
 from measured import Measured, machine, run
 
 HERE = Path(__file__).parent
-PEER_REQUIREMENTS = HERE / "peers" / "spu.txt"
-ENVIRONMENTS = HERE / ".environments"
 
 
 def write_people(folder: Path, size: int, seed: int) -> int:
@@ -85,27 +82,13 @@ def comity(folder: Path, truth: int, given: argparse.Namespace) -> tuple[Measure
     return result, analyst["engine"]
 
 
-def peer_python() -> Path:
-    """The interpreter of the peer's own environment, made on first use from its pinned requirements."""
-    home = ENVIRONMENTS / "spu"
-    stamp, wanted = home / ".installed", hashlib.sha256(PEER_REQUIREMENTS.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("Installing the peer into", home, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, "-r", PEER_REQUIREMENTS], check=False)
-        if done.returncode:
-            raise SystemExit("The peer could not be installed; use --no-peers to measure Comity alone.")
-        stamp.write_text(wanted)
-    return home / "bin" / "python"
-
-
 def peer(folder: Path, truth: int, curve: str, limit: float) -> Measured:
     """Run both parties of the peer; checks its answer."""
     ports = [str(port) for port in free_ports(2)]
     commands = [
         [
-            str(peer_python()), str(HERE / "peers" / "spu_psi.py"), "--rank", str(rank), "--ports", *ports,
+            str(peer_python("spu")), str(HERE / "peers" / "spu_psi.py"), "--rank", str(rank),
+            "--ports", *ports,
             "--input", str(folder / f"{name}.csv"), "--output", str(folder / f"{name}.out.csv"),
             "--curve", curve,
         ]
@@ -182,7 +165,7 @@ def main() -> None:
         flush=True,
     )
     if not given.no_peers:
-        peer_python()
+        peer_python("spu")
     rows: list[dict[str, Any]] = []
     for size in given.sizes:
         with tempfile.TemporaryDirectory(prefix="comity-bench-") as name:
