@@ -43,7 +43,7 @@ from privacy.signing import SigningKey
 
 if TYPE_CHECKING:
     from consent.gate import ConsentGate
-    from consent.incoming import Enforcement
+    from consent.heard import Enforcement
 
 __all__ = ["CleanRoom", "Settings"]
 

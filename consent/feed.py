@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from consent.encoding import from_micros, to_micros
-from consent.incoming import Enforcement, Enforcer, Hearing, Incoming
+from consent.heard import Enforcement, Enforcer
+from consent.incoming import Hearing, Incoming
 from consent.ledger import Ledger
 from consent.outgoing import Delivery, Outgoing
 from privacy.signing import SigningKey
@@ -68,8 +69,9 @@ class FeedStatus:
     """`enforced` by the partner's clock, `acknowledged` by this node's (so an upper bound free of skew).
 
     Sending: `connected` (in the process asked), `queued`, `oldest_waiting`, `last_error`. Receiving:
-    `heard` entries, `heard_at`, what keeps it from being heard (`heard_error`), the newest message's age `heard_age_seconds` and the `lease_seconds` agreed;
-    with `lease_expired` nobody may be used with the partner.
+    `heard` entries, `heard_at`, what keeps it from being heard (`heard_error`), the newest message's age
+    `heard_age_seconds` and the `lease_seconds` agreed; with `lease_expired` nobody may be used with the
+    partner.
     """
 
     partner: str

@@ -9,15 +9,22 @@ further, and both heads are kept.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from consent.checkpoint import Checkpoint, open_checkpoint
-from consent.encoding import from_micros, to_micros
+from consent.encoding import to_micros
 from consent.errors import FeedGap, HeadMoved
-from consent.events import RESTRICTING, Event, EventType, Identifier
+from consent.events import EventType
 from consent.feed_log import FeedLeaf, Frontier, feed_key
+from consent.heard import (
+    Enforcer,
+    HeardItem,
+    decisions_of,
+    enforcement_of,
+    restriction_rows,
+)
 from consent.ledger import Ledger
 from consent.merkle import leaf_hash
 from consent.messages import (
@@ -26,41 +33,18 @@ from consent.messages import (
     Acknowledgement,
     FeedMessage,
     pack_pseudonyms,
-    unpack_pseudonyms,
 )
 from consent.notes import VerifierKey
-from consent.store import EvidenceRow, InboxRow, LedgerTransaction, PartnerRow, RestrictionRow
-from consent.subjects import PSEUDONYM
+from consent.store import EvidenceRow, InboxRow, LedgerTransaction, PartnerRow
 from privacy.errors import BadInput, PeerViolation, Tampered
 from privacy.signing import PublicKey, SigningKey
 
-__all__ = ["Enforcement", "Enforcer", "Hearing", "Incoming"]
+__all__ = ["Hearing", "Incoming"]
 
 _MOST_AHEAD = 1 << 20  # pseudonyms of one person
 _SECOND = 1_000_000
 _MESSAGE_KEPT = 256 * 1024  # bytes of a message that is kept as evidence
 _ENFORCED_AT_ONCE = 5_000  # items
-
-
-@dataclass(frozen=True, slots=True)
-class Enforcement:
-    """What a partner's messages restricted: told to whoever must stop jobs or drop cached points.
-
-    `pseudonyms` (kind → pseudonyms toward the partner) say who, to whoever can compute them.
-    """
-
-    partner: str
-    purposes: frozenset[str]
-    people: int
-    pseudonyms: Mapping[str, frozenset[bytes]] = field(default_factory=dict, repr=False)
-
-
-Enforcer = Callable[[Enforcement], int]
-"""Takes effect before it returns; returns how many running jobs it touched.
-
-What raises is called again, with the same restrictions and perhaps more, until it returns; nothing is
-acknowledged, and the lease is not renewed, before that.
-"""
 
 
 @dataclass(eq=False)
@@ -90,15 +74,6 @@ class _Progress:
     received_at: int = 0
     enforced_at: int = 0
     jobs: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """One verified item: its leaf, its bytes, and all pseudonyms that came for it."""
-
-    leaf: FeedLeaf
-    raw: bytes
-    pseudonyms: Mapping[str, tuple[bytes, ...]] = field(repr=False)
 
 
 class Incoming:
@@ -141,9 +116,8 @@ class Incoming:
             if self._continued(hearing, message, head, row):
                 return True
             fresh = self._items(hearing, message, row)
-            frontier = Frontier.from_bytes(row.heard_frontier)
-            after = frontier.extended(leaf_hash(item.raw) for item in fresh)
-            self._consistent(row, frontier, after, head, message, body)
+            after = Frontier.from_bytes(row.heard_frontier).extended(leaf_hash(item.raw) for item in fresh)
+            self._consistent(row, after, head, message, body)
             if fresh:
                 self._record(row, head, after, fresh)
                 hearing.ahead = {}
@@ -188,8 +162,8 @@ class Incoming:
             raise PeerViolation("A feed message names too many pseudonyms.", code="feed_malformed")
         return True
 
-    def _items(self, hearing: Hearing, message: FeedMessage, row: PartnerRow) -> list[_Heard]:
-        out: list[_Heard] = []
+    def _items(self, hearing: Hearing, message: FeedMessage, row: PartnerRow) -> list[HeardItem]:
+        out: list[HeardItem] = []
         seq = Frontier.from_bytes(row.heard_frontier).size
         try:
             for item in message.items:
@@ -203,7 +177,7 @@ class Incoming:
                 if hearing.ahead and not out:
                     kinds = dict.fromkeys([*hearing.ahead, *pseudonyms])
                     pseudonyms = {k: (*hearing.ahead.get(k, ()), *pseudonyms.get(k, ())) for k in kinds}
-                out.append(_Heard(leaf, item.leaf, pseudonyms))
+                out.append(HeardItem(leaf, item.leaf, pseudonyms))
         except BadInput as error:
             raise PeerViolation(f"A feed item is malformed: {error.detail}", code="feed_malformed") from error
         return out
@@ -211,7 +185,6 @@ class Incoming:
     def _consistent(
         self,
         row: PartnerRow,
-        before: Frontier,
         after: Frontier,
         head: Checkpoint,
         message: FeedMessage,
@@ -224,7 +197,7 @@ class Incoming:
             raise PeerViolation("The feed's head covers leaves that did not come.", code="feed_malformed")
         if head.size < after.size and message.items:
             raise PeerViolation("The feed's head leaves out leaves that came.", code="feed_malformed")
-        found = "rolled_back" if head.size < before.size else "split_view"
+        found = "rolled_back" if head.size < Frontier.from_bytes(row.heard_frontier).size else "split_view"
         self._keep_evidence(row, found, head, message, body)
         if found == "rolled_back":
             raise PeerViolation("The partner's feed is shorter than what it signed before.", code=found)
@@ -250,11 +223,13 @@ class Incoming:
 
     # recording
 
-    def _record(self, row: PartnerRow, head: Checkpoint, frontier: Frontier, fresh: Sequence[_Heard]) -> None:
+    def _record(
+        self, row: PartnerRow, head: Checkpoint, frontier: Frontier, fresh: Sequence[HeardItem]
+    ) -> None:
         events, owners = [], []
         try:
             for item in fresh:
-                for event in _events(row.name, item):
+                for event in decisions_of(row.name, item):
                     events.append(event)
                     owners.append(item)
         except BadInput as error:
@@ -287,7 +262,7 @@ class Incoming:
                     for item in fresh
                 ]
             )  # fmt: skip
-            tx.put_restrictions(_restrictions(tx, row.name, fresh, places, now))
+            tx.put_restrictions(restriction_rows(tx, row.name, fresh, places, now))
 
         if events:
             self._ledger.append_decisions(events, propagate=False, after=keep)
@@ -318,7 +293,7 @@ class Incoming:
                 rows = view.inbox(row.name, progress.enforced, _ENFORCED_AT_ONCE)
             if not rows:
                 raise Tampered("What was heard of a partner is gone.", code="inbox_gap")
-            told = _enforcement(row.name, rows)
+            told = enforcement_of(row.name, rows)
             if told.people:
                 jobs += sum(enforcer(told) for enforcer in self._enforcers)
             progress.enforced = rows[-1].seq
@@ -399,68 +374,3 @@ class Incoming:
     def _lock(self, partner: str) -> threading.Lock:
         with self._guard:
             return self._locks.setdefault(partner, threading.Lock())
-
-
-def _enforcement(partner: str, rows: Sequence[InboxRow]) -> Enforcement:
-    purposes: set[str] = set()
-    named: dict[str, set[bytes]] = {}
-    people = 0
-    for row in rows:
-        leaf = FeedLeaf.from_bytes(row.leaf)
-        if leaf.type in RESTRICTING:
-            people += 1
-            purposes.update(leaf.purposes)
-            for kind, found in unpack_pseudonyms(row.pseudonyms).items():
-                named.setdefault(kind, set()).update(found)
-    return Enforcement(
-        partner, frozenset(purposes), people, {kind: frozenset(found) for kind, found in named.items()}
-    )
-
-
-def _events(partner: str, item: _Heard) -> Iterable[Event]:
-    """A partner's item as decisions about somebody of whom only pseudonyms are known.
-
-    Each pseudonym is a subject of its own, so that whom the partner tells apart later stays apart here.
-    """
-    identifiers = [
-        Identifier(PSEUDONYM, partner.encode() + b"\x00" + kind.encode() + b"\x00" + pseudonym)
-        for kind, found in item.pseudonyms.items()
-        for pseudonym in found
-    ]
-    for purpose in item.leaf.purposes:
-        for identifier in dict.fromkeys(identifiers):
-            yield Event(
-                item.leaf.type,
-                (identifier,),
-                purpose,
-                partner,
-                effective_at=from_micros(item.leaf.effective_at),
-                actor="partner",
-                method="feed",
-            )
-
-
-def _restrictions(
-    tx: LedgerTransaction, partner: str, items: Sequence[_Heard], places: Mapping[int, int], now: int
-) -> list[RestrictionRow]:
-    """The rows of every pseudonym named, brought forward by these items (latest of each kind of change)."""
-    named = list({p for item in items for found in item.pseudonyms.values() for p in found})
-    rows = {(r.kind, r.pseudonym, r.purpose): r for r in tx.restrictions_of(partner, named)}
-    changed = {}
-    for item in items:
-        leaf = item.leaf
-        if leaf.type not in RESTRICTING and leaf.type is not EventType.GRANTED:
-            continue  # a renewal prolongs an agreement; it takes back no opt-out
-        at = min(leaf.effective_at, now)
-        for kind, found in item.pseudonyms.items():
-            for pseudonym in found:
-                for purpose in leaf.purposes:
-                    key = (kind, pseudonym, purpose)
-                    row = rows.get(key) or RestrictionRow(partner, kind, pseudonym, purpose, None, None, 0)
-                    if leaf.type in RESTRICTING:
-                        at_most = max(row.restricted_at or at, at)
-                        row = row._replace(restricted_at=at_most, idx=places[leaf.seq])
-                    else:
-                        row = row._replace(lifted_at=max(row.lifted_at or at, at), idx=places[leaf.seq])
-                    rows[key] = changed[key] = row
-    return list(changed.values())

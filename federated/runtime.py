@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from clean_room.datasets import Catalogue
 from consent.encoding import canonical_json
-from consent.incoming import Enforcement
+from consent.heard import Enforcement
 from federated.coordinator import AligningService, Coordinator
 from federated.errors import Refused, TrainingMisuse
 from federated.gate import ConsentFilter, DataGate, UseLedger
