@@ -95,19 +95,20 @@ class Witnesses:
         self._ledger = ledger
         self._collaborations = collaborations
         self._named = policy
+        for witness in policy.witnesses if policy is not None else ():
+            if witness.url:
+                _check_prefix(witness.url)
 
     def __call__(self) -> list[HttpWitness]:
         """As it is now: partners come and go."""
         found: dict[bytes, HttpWitness] = {}
         for witness in self._named.witnesses if self._named is not None else ():
             if witness.url:
-                _check_prefix(witness.url)
                 found[witness.key.public] = HttpWitness(witness.name, witness.key, witness.url, self._client)
         keys = {row.name: VerifierKey.from_text(row.vkey) for row in self._ledger.partners()}
         for pin in self._collaborations.pins():
             if pin.name in keys:
                 key = witness_key(keys[pin.name])
-                check_address(pin.url)
                 url = f"{pin.url.rstrip('/')}/witness"
                 found.setdefault(key.public, HttpWitness(pin.name, key, url, self._client))
         return list(found.values())

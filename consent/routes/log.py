@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from consent.http import CarefulRoute
 from consent.ledger import Ledger
-from consent.static import CHECKPOINT
+from consent.static import CHECKPOINT, COSIGNED
 
 __all__ = ["create_router"]
 
@@ -17,12 +17,15 @@ def create_router(ledger: Ledger) -> APIRouter:
 
     @router.get("/log/{path:path}", tags=["log"], include_in_schema=True)
     def log_file(path: str) -> Response:
-        """The published log (c2sp.org/tlog-tiles): `checkpoint`, `tile/…`, `tile/entries/…`."""
+        """The published log (c2sp.org/tlog-tiles): `checkpoint`, `tile/…`, `tile/entries/…`.
+
+        And `checkpoint.cosigned`, the newest checkpoint that witnesses have cosigned.
+        """
         static = ledger.log.static
         data = None if static is None else static.read(path)
         if data is None:
             return Response(status_code=404)
-        if path == CHECKPOINT:
+        if path in (CHECKPOINT, COSIGNED):
             return Response(
                 data, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "max-age=1"}
             )

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consent.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from consent.cosignatures import Cosigner, open_cosigned, witness_key
+from consent.cosignatures import Cosigner, cosign, open_cosigned, witness_key
 from consent.errors import InvalidNote
 from consent.events import grant
 from consent.feed_log import feed_origin
@@ -534,6 +534,20 @@ def test_cosignatures_are_published_with_the_checkpoint_and_survive_its_successo
 
 
 def ask_witness_again(line, head):
-    from consent.cosignatures import cosign
-
     return cosign(head, line.witness._signer, 5).signature
+
+
+def test_what_changes_is_not_served_as_if_it_never_did(sqlite_ledger):
+    from consent.routes import log
+
+    node, ledger = sqlite_ledger
+    made = cosign(ledger.head(), Cosigner(witness_key(LOG.key), LOG.sign), 5)
+    ledger.log.add_cosignatures(ledger.head(), [made.signature], TrustPolicy())
+    app = FastAPI()
+    app.include_router(log.create_router(ledger))
+    with TestClient(app) as client:
+        for path in ("checkpoint", "checkpoint.cosigned"):
+            answer = client.get(f"/log/{path}")
+            assert answer.status_code == 200 and "immutable" not in answer.headers["cache-control"]
+            assert answer.content == (node.folder / "log" / path).read_bytes()
+        assert client.get("/log/.lock").status_code == 404
