@@ -111,7 +111,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class JobsConfig:
-    """Background work: `threads` jobs at a time, outboxes looked at every `feed_seconds`."""
+    """Background work: `threads` jobs at a time; new partners looked for every `feed_seconds`."""
 
     threads: int = 2
     feed_seconds: float = 0.25
