@@ -23,6 +23,7 @@ from typing import Any
 from clean_room.agreements import Terms
 from clean_room.group.engines import choose_blinder
 from clean_room.schemas import AcceptIn, InviteIn, JobOut, QueryIn
+from comity.demo.audits import write_audits
 from comity.demo.calls import NodeCalls, calls_to
 from comity.demo.data import LABEL, SHOP_FEATURES, load
 from comity.demo.evidence import Join, Training, check_absence, check_joins, check_trainings, ledgers_of
@@ -140,6 +141,10 @@ def tell(settings: Settings, folder: Path, narration: Narration) -> Outcome:
                 ledgers, _people(inputs), before=found.jobs_before, after=found.jobs_after
             )
         telling.say(f"{sum(g.size for g in logs):,} log entries, {absence.proofs:,} proofs of absence")
+    if settings.keep is not None:
+        with narration.stage("audit both ledgers") as telling:
+            violations = write_audits(sites, folder / "audit")
+            telling.say(f"{sum(violations.values())} uses without consent; see {folder / 'audit'}")
     return Outcome(
         seconds=time.monotonic() - began,
         overlap=told.overlap,

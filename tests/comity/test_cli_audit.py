@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from comity.cli import app
+
+NAMES = {"shop", "report.json", "report.html", "changed.json", "cut.json", "nowhere.json"}
 
 
-def comity(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from comity.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
+def comity(*arguments: object, cwd: Path) -> Result:
+    """A command as from a shell in `cwd`: arguments that name something there are paths."""
+    named = [cwd / str(a) if str(a).split("/")[0] in NAMES else a for a in arguments]
+    return CliRunner().invoke(app, [str(a) for a in named])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ):
         done = comity(*arguments, cwd=folder)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
     return folder
 
 
@@ -57,7 +62,7 @@ def test_it_holds_by_key_by_log_and_by_ledger(place: Path) -> None:
         ("--dir", "shop"),
     ):
         done = comity("audit", "verify", "report.json", *options, "--json", cwd=place)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         assert json.loads(done.stdout)["ok"]
 
 
@@ -66,31 +71,30 @@ def test_a_changed_report_ends_with_four(place: Path) -> None:
     (place / "changed.json").write_text(text.replace('"people": 1', '"people": 2'), "utf-8")
     (place / "cut.json").write_text(text[: len(text) // 2], "utf-8")
     for name in ("changed.json", "cut.json"):
-        assert comity("audit", "verify", name, "--key", vkey(place), cwd=place).returncode == 4
-        assert comity("audit", "verify", name, "--dir", "shop", cwd=place).returncode == 4
+        assert comity("audit", "verify", name, "--key", vkey(place), cwd=place).exit_code == 4
+        assert comity("audit", "verify", name, "--dir", "shop", cwd=place).exit_code == 4
 
 
 def test_usage_is_told_from_refusal(place: Path) -> None:
-    assert comity("audit", "verify", "report.json", cwd=place).returncode == 2
-    assert comity("audit", "verify", "nowhere.json", "--key", vkey(place), cwd=place).returncode == 2
-    assert comity("audit", "report", "--dir", "shop", "--from", "soon", cwd=place).returncode == 2
-    assert comity("audit", "report", "--dir", "shop", "--law", "hipaa", cwd=place).returncode == 2
+    assert comity("audit", "verify", "report.json", cwd=place).exit_code == 2
+    assert comity("audit", "verify", "nowhere.json", "--key", vkey(place), cwd=place).exit_code == 2
+    assert comity("audit", "report", "--dir", "shop", "--from", "soon", cwd=place).exit_code == 2
+    assert comity("audit", "report", "--dir", "shop", "--law", "hipaa", cwd=place).exit_code == 2
     unreachable = ("--log", "http://127.0.0.1:9/log")
     assert (
-        comity("audit", "verify", "report.json", "--key", vkey(place), *unreachable, cwd=place).returncode
-        == 3
+        comity("audit", "verify", "report.json", "--key", vkey(place), *unreachable, cwd=place).exit_code == 3
     )
 
 
 def test_a_scan_that_finds_a_breach_ends_with_one(place: Path) -> None:
-    assert comity("audit", "scan", "--dir", "shop", cwd=place).returncode == 0
+    assert comity("audit", "scan", "--dir", "shop", cwd=place).exit_code == 0
     (place / "shop" / "d.csv").write_text("email,passport,note\na@example.org,X1,call 13800138000\n", "utf-8")
     (place / "shop" / "datasets.toml").write_text(
         '[datasets.people]\nsource = "d.csv"\nkeys = { email = "email" }\nfeatures = ["passport", "note"]\n',
         "utf-8",
     )
     done = comity("audit", "scan", "--dir", "shop", "--json", cwd=place)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     found = {(f["rule"], f["column"]) for f in json.loads(done.stdout)["findings"]}
     assert {("red_line", "passport"), ("unmasked", "note")} <= found
     assert "13800138000" not in done.stdout
