@@ -11,7 +11,7 @@ up to where, and since when, it enforces.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,9 +155,14 @@ class FeedMessage:
             "ahead": _pseudonyms_to(self.ahead),
         }
 
+    def signed(self, sign: Callable[[bytes], bytes]) -> bytes:
+        """One line of canonical JSON, with the signature that `sign` makes of the message."""
+        body = self.signed_part()
+        return b'{"message":%s,"signature":"%s"}' % (body, to_base64(sign(body)).encode())
+
     def to_bytes(self, signature: bytes) -> bytes:
-        """One line of JSON."""
-        return canonical_json({"message": self.to_dict(), "signature": to_base64(signature)})
+        """The same with a signature made elsewhere."""
+        return self.signed(lambda _: signature)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> tuple[FeedMessage, bytes]:

@@ -169,7 +169,7 @@ class Outgoing:
             ledger.origin, delivery.receiver, delivery.nonce, delivery.counter, now, elapsed,
             row.acked_seq, more, head.text, tuple(items), ahead,
         )  # fmt: skip
-        body = message.to_bytes(self._signing_key.sign(MESSAGE_CONTEXT, message.signed_part()))
+        body = message.signed(lambda part: self._signing_key.sign(MESSAGE_CONTEXT, part))
         delivery.counter += 1
         delivery.frontier = frontier
         delivery.ahead = 0 if items else delivery.ahead + sum(map(len, ahead.values()))
