@@ -30,7 +30,9 @@ from consent.tiles import (
     Tile,
     encode_bundle,
     root_from_edge,
+    subtree_from_levels,
     subtree_from_tiles,
+    tile_levels,
     tile_root,
     tiles_between,
 )
@@ -43,6 +45,7 @@ LOST = -1
 """The side row of an entry whose payload a restore could not bring back: there is none."""
 
 _TILE_BYTES = TILE_WIDTH * HASH_SIZE
+_KEPT_TILES = 1024  # of about 40 KB each
 
 
 class Staged(NamedTuple):
@@ -125,6 +128,7 @@ class TransparencyLog:
         self._failed: tuple[int, BaseException] = (0, Misuse("Nothing failed."))
         self._latest: Checkpoint | None = None
         self._cosigned: Checkpoint | None = None
+        self._nodes: dict[tuple[int, int], list[list[bytes]]] = {}
         self._halted: tuple[str, str] | None = None
 
     @property
@@ -335,12 +339,32 @@ class TransparencyLog:
         if not all(0 <= index < at.size for index in indexes):
             raise Misuse("The log has no entry of this index.", code="not_found")
         with self._store.read() as view:
-            subtree = subtree_from_tiles(_cached(_trimmed(view, at.size)))
+            subtree = subtree_from_levels(self._levels(_trimmed(view, at.size)))
             out = []
             for index in indexes:
                 entry = view.entries(index, index + 1)[0].leaf
                 out.append(EntryProof(index, entry, tuple(inclusion_proof(index, at.size, subtree)), at.text))
             return out
+
+    def _levels(self, read: Callable[[int, int], bytes]) -> Callable[[int, int], list[list[bytes]]]:
+        """The nodes inside tiles, kept of full ones, which never change, from one proof to the next."""
+        partial: dict[tuple[int, int], list[list[bytes]]] = {}
+
+        def levels(level: int, index: int) -> list[list[bytes]]:
+            place = level, index
+            found = self._nodes.get(place) or partial.get(place)
+            if found is None:
+                data = read(level, index)
+                found = tile_levels(data)
+                if len(data) == _TILE_BYTES:
+                    while len(self._nodes) >= _KEPT_TILES:
+                        self._nodes.pop(next(iter(self._nodes)), None)
+                    self._nodes[place] = found
+                else:
+                    partial[place] = found
+            return found
+
+        return levels
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the tree of size `new` extends that of size `old`."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from consent.merkle import HASH_SIZE, PerfectSubtree, fold_frontier, root_of
+from consent.merkle import HASH_SIZE, PerfectSubtree, fold_frontier, node_hash, root_of
 from privacy.errors import Misuse, Tampered
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "decode_bundle",
     "encode_bundle",
     "parse_path",
+    "subtree_from_levels",
     "subtree_from_tiles",
+    "tile_levels",
     "tile_path",
     "tiles_between",
     "tiles_of",
@@ -123,6 +125,30 @@ def subtree_from_tiles(read: Callable[[int, int], bytes]) -> PerfectSubtree:
         if len(part) != HASH_SIZE << height:
             raise Tampered("A tile holds fewer hashes than the tree's size needs.", code="short_tile")
         return root_of(split_hashes(part))
+
+    return subtree
+
+
+def tile_levels(data: bytes) -> list[list[bytes]]:
+    """The nodes of a tile by height: its hashes, the nodes above pairs of them, and so on."""
+    levels = [split_hashes(data)]
+    while len(levels[-1]) > 1:
+        pairs = iter(levels[-1])
+        levels.append([node_hash(left, right) for left, right in zip(pairs, pairs, strict=False)])
+    return levels
+
+
+def subtree_from_levels(levels_of: Callable[[int, int], Sequence[Sequence[bytes]]]) -> PerfectSubtree:
+    """As `subtree_from_tiles`; `levels_of(level, index)` gives the `tile_levels` of a tile, maybe partial."""
+
+    def subtree(level: int, index: int) -> bytes:
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        start = index << height
+        levels = levels_of(tile_level, start // TILE_WIDTH)
+        place = start % TILE_WIDTH >> height
+        if height >= len(levels) or place >= len(levels[height]):
+            raise Tampered("A tile holds fewer hashes than the tree's size needs.", code="short_tile")
+        return levels[height][place]
 
     return subtree
 

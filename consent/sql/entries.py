@@ -17,31 +17,24 @@ class EntriesView(ReadRows):
     """Reads of the log."""
 
     def head(self) -> Head:
-        row = self._c.execute(sa.select(t.head.c.size, t.head.c.root, t.head.c.recorded_at)).one_or_none()
+        row = next(iter(self._rows("SELECT size, root, recorded_at FROM consent_head")), None)
         if row is None:
             raise StorageError(
                 "The ledger's head row is missing.", advice="Open the ledger once to create it."
             )
-        return Head(row.size, bytes(row.root), row.recorded_at)
+        return Head(row[0], row[1], row[2])
 
     def tile(self, level: int, index: int) -> bytes:
-        mark = "?" if self._sqlite else "%s"
-        query = f"SELECT hashes FROM consent_tiles WHERE level = {mark} AND idx = {mark}"  # noqa: S608
-        found = self._c.exec_driver_sql(query, (level, index)).scalar_one_or_none()
-        return b"" if found is None else bytes(found)
+        found = self._rows("SELECT hashes FROM consent_tiles WHERE level = ? AND idx = ?", (level, index))
+        return found[0][0] if found else b""
 
     def entries(self, start: int, end: int) -> list[EntryRow]:
-        rows = self._c.execute(
-            sa.select(t.entries.c.idx, t.entries.c.leaf, t.entries.c.side)
-            .where(t.entries.c.idx >= start, t.entries.c.idx < end)
-            .order_by(t.entries.c.idx)
-        )
-        return [EntryRow(idx, bytes(leaf), side) for idx, leaf, side in rows]
+        query = "SELECT idx, leaf, side FROM consent_entries WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return [EntryRow(*row) for row in self._rows(query, (start, end))]
 
     def leaves(self, start: int, end: int) -> list[bytes]:
-        mark = "?" if self._sqlite else "%s"
-        query = f"SELECT leaf FROM consent_entries WHERE idx >= {mark} AND idx < {mark} ORDER BY idx"  # noqa: S608
-        return [leaf for (leaf,) in self._c.exec_driver_sql(query, (start, end)).cursor.fetchall()]
+        query = "SELECT leaf FROM consent_entries WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return [leaf for (leaf,) in self._rows(query, (start, end))]
 
     def side(self, first_index: int) -> SideRow | None:
         return next(iter(self._sides(t.side.c.first_index == first_index)), None)

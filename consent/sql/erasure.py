@@ -60,7 +60,7 @@ class ErasureView(ReadRows):
         return {bytes(handle): bytes(into) for handle, into in self._c.execute(query)}
 
     def lookup_version(self) -> int:
-        return int(self._c.execute(sa.select(t.head.c.lookup_version)).scalar_one())
+        return int(self._rows("SELECT lookup_version FROM consent_head")[0][0])
 
     def lookup_versions(self) -> list[tuple[int, int]]:
         c = t.lookup_keys.c

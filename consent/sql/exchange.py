@@ -18,10 +18,11 @@ class ExchangeView(ReadRows):
 
     def restrictions(self, partner: str, kind: str | None, purposes: Sequence[str]) -> list[RestrictionRow]:
         c = t.restrictions.c
-        query = sa.select(*t.restrictions.c).where(c.partner == partner, c.purpose.in_(list(purposes)))
-        if kind is not None:
-            query = query.where(c.kind == kind)
-        return [_restriction(row) for row in self._c.execute(query)]
+        columns = ", ".join(column.name for column in c)
+        where = f"partner = ? AND purpose IN ({', '.join('?' * len(purposes))})"
+        query = f"SELECT {columns} FROM consent_restrictions WHERE {where}"  # noqa: S608
+        rows = self._rows(query, (partner, *purposes))
+        return [_restriction(row) for row in rows if kind is None or row[1] == kind]
 
     def restrictions_of(self, partner: str, pseudonyms: Sequence[bytes]) -> list[RestrictionRow]:
         columns = ", ".join(column.name for column in t.restrictions.columns)

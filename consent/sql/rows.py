@@ -31,15 +31,23 @@ class ReadRows:
         self, columns: str, table: sa.Table, column: str, values: Sequence[Any], **equal: str
     ) -> Iterator[Any]:
         """Rows whose `column` is among `values`, without one bound parameter object a value."""
-        mark = "?" if self._sqlite else "%s"
         # The names come from the table objects above, never from a caller's data.
-        where = "".join(f"{name} = {mark} AND " for name in equal)
+        where = "".join(f"{name} = ? AND " for name in equal)
         for chunk in _chunks(list(values)):
-            among = f"IN ({','.join('?' * len(chunk))})" if self._sqlite else "= ANY(%s)"
+            among = f"IN ({','.join('?' * len(chunk))})" if self._sqlite else "= ANY(?)"
             query = f"SELECT {columns} FROM {table.name} WHERE {where}{column} {among}"  # noqa: S608
-            yield from self._c.exec_driver_sql(
-                query, (*equal.values(), *(chunk if self._sqlite else (list(chunk),)))
-            )
+            yield from self._rows(query, (*equal.values(), *(chunk if self._sqlite else (list(chunk),))))
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query, asked of the driver itself: a point check is a handful of these.
+
+        Marks for values are `?`. Columns of bytes come as bytes from both drivers.
+        """
+        driver: Any = self._c.connection.driver_connection
+        found: list[Any] = driver.execute(
+            query if self._sqlite else query.replace("?", "%s"), values
+        ).fetchall()
+        return found
 
     def _stream(self, query: sa.Select[Any]) -> Iterator[Any]:
         yield from self._c.execute(query, execution_options={"yield_per": _SCAN})
