@@ -372,7 +372,7 @@ class Ledger:
             return {} if handle is None else fold(r.fact for r in facts_of(view, self.vault, handle))
 
     def state_at(self, identifier: bytes, kind: str, at: datetime) -> dict[StateKey, Standing]:
-        """The whole state of one person as this node had it at a time: what was recorded by then, replayed."""
+        """A person's whole state as this node had it at a time: what was recorded by then, replayed."""
         lookup, named = self.vault.lookup(kind)(identifier), Identifier(kind, identifier)
         with self.store.read() as view:
             handle = view.find_subjects([lookup]).get(lookup)

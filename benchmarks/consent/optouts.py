@@ -122,7 +122,7 @@ def agreed_to(node: Served, people: int) -> None:
 
 
 class Load:
-    """Decisions of other people, `rate` a second in requests of ten on five connections, until it is ended."""
+    """Decisions of other people, `rate` a second in requests of ten on five connections, until ended."""
 
     def __init__(self, node: Served, rate: int) -> None:
         self._node, self._rate = node, rate

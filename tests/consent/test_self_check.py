@@ -84,7 +84,8 @@ def made(tmp_path_factory):
     passed = ConsentGate(ledger).filter("email", column, purpose="overlap.reach", partner="bank")
     receipt = UseReceipt(
         id="r1", kind="overlap", purpose="overlap.reach", collaboration="c", job="j", round=None,
-        partner="bank", evidence=passed.evidence, output_hash="0" * 64, transcript_hash="0" * 64, at=ledger.clock(),
+        partner="bank", evidence=passed.evidence, output_hash="0" * 64, transcript_hash="0" * 64,
+        at=ledger.clock(),
     )  # fmt: skip
     ledger.record_use(receipt, passed.members)
     seen(ledger)
