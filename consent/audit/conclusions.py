@@ -105,12 +105,13 @@ def _consents(report: Report) -> Iterable[dict[str, Any]]:
 
 
 def _log(report: Report) -> Iterable[dict[str, Any]]:
-    signed = len(report["checkpoint"].get("cosignatures", ()))
-    quorum = report["checkpoint"].get("quorum")
+    told = report["checkpoint"]
+    signed, quorum = len(told.get("cosignatures", ())), told.get("quorum")
+    upto = {"size": told.get("witnessed_size", 0), "total": report["scope"]["size"]}
     if quorum is not None and not quorum:
-        yield _finding("bad", "no_quorum", count=signed)
+        yield _finding("bad", "no_quorum", count=signed, **upto)
     elif signed:
-        yield _finding("good", "quorum", count=signed)
+        yield _finding("good", "quorum", count=signed, **upto)
     else:
         yield _finding("warn", "witness")
     erased, lost = report["entries"]["erased"], report["removed"]["unexplained"]

@@ -14,6 +14,7 @@ from consent.merkle import verify_consistency
 from consent.notes import VerifierKey
 from consent.proofs import path_from, to_base64
 from consent.trust_policy import NONE, TrustPolicy
+from privacy.errors import Tampered
 
 __all__ = ["check_witnessed", "witnessed_by"]
 
@@ -38,6 +39,7 @@ def witnessed_by(ledger: Ledger, head: Checkpoint, policy: TrustPolicy | None) -
     smaller, larger = sorted((cosigned.size, head.size))
     return {
         "witnessed": cosigned.text,
+        "witnessed_size": cosigned.size,
         "consistency": [to_base64(step) for step in ledger.log.consistency(smaller, larger)],
         "cosignatures": [
             {"name": made.key.name, "at": render_time(to_micros(made.at))} for made in opened.cosignatures
@@ -54,6 +56,8 @@ def check_witnessed(told: Mapping[str, Any], head: Checkpoint, key: VerifierKey)
     if "witnessed" not in told:
         return head
     cosigned = open_checkpoint(str(told["witnessed"]), [key])
+    if cosigned.size != told["witnessed_size"]:
+        raise Tampered("The cosigned checkpoint has another size than the report says.")
     smaller, larger = sorted((cosigned, head), key=lambda checkpoint: checkpoint.size)
     proof = path_from(told["consistency"])
     verify_consistency(smaller.size, larger.size, smaller.root, larger.root, proof)
