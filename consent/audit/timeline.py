@@ -57,7 +57,7 @@ def replay(
     for place, (fact, recorded) in enumerate(facts):
         key = (fact.purpose, fact.partner)
         state[key] = step(state.get(key), fact)
-        if fact.type in GRANTING and fact.purpose in policy.purposes:
+        if state[key].granted_at is not None and fact.purpose in policy.purposes:
             allowed.setdefault(key, False)
         ends = facts[place + 1][1] if place + 1 < len(facts) else until
         for moment in (recorded, *_expiries(state, recorded, ends)):

@@ -242,6 +242,7 @@ def checked(world: World, facts: AuditFacts) -> None:
           ("decide", 0, "withdrawn", "*", "*", None), ("use", {0, 1}, USES[0], False),
           ("acknowledge", 1, 900)])  # fmt: skip
 @example([("decide", 0, "granted", "overlap", "bank", None), ("use", {0}, USES[0], True), ("erase", 0)])
+@example([("decide", 0, "renewed", "overlap", "shop", None), ("decide", 0, "granted", "overlap", "*", 5)])
 def test_every_figure_is_the_one_an_independent_count_gives(history) -> None:
     world = grown(history)
     checked(world, collect(world.ledger))
