@@ -51,6 +51,16 @@ def upgrade() -> None:
         batch_op.create_index("consent_aliases_subject", ["subject"], unique=False)
 
     op.create_table(
+        "consent_audit_reports",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.Column("law", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("idx"),
+    )
+    op.create_table(
         "consent_entries",
         sa.Column(
             "idx", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
@@ -60,23 +70,81 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("idx"),
     )
     op.create_table(
+        "consent_erasures",
+        sa.Column("request", sa.String(length=32), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("basis", sa.String(length=64), nullable=False),
+        sa.Column("requested_at", sa.BigInteger(), nullable=False),
+        sa.Column("requested_index", sa.BigInteger(), nullable=False),
+        sa.Column("subjects", sa.LargeBinary(), nullable=True),
+        sa.Column("hold_basis", sa.String(length=64), nullable=True),
+        sa.Column("held_until", sa.BigInteger(), nullable=True),
+        sa.Column("completed_at", sa.BigInteger(), nullable=True),
+        sa.Column("completed_index", sa.BigInteger(), nullable=True),
+        sa.Column("entries", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("request"),
+    )
+    op.create_table(
+        "consent_feed_evidence",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("partner", sa.String(length=160), nullable=False),
+        sa.Column("found", sa.String(length=32), nullable=False),
+        sa.Column("heard", sa.Text(), nullable=False),
+        sa.Column("shown", sa.Text(), nullable=False),
+        sa.Column("message", sa.LargeBinary(), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.Column("found_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("consent_feed_evidence", schema=None) as batch_op:
+        batch_op.create_index("consent_feed_evidence_partner", ["partner"], unique=False)
+
+    op.create_table(
         "consent_head",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("root", sa.LargeBinary(), nullable=False),
         sa.Column("recorded_at", sa.BigInteger(), nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("lookup_version", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
         "consent_inbox",
         sa.Column("partner", sa.String(length=160), nullable=False),
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("idx", sa.BigInteger(), nullable=False),
         sa.Column("recorded_at", sa.BigInteger(), nullable=False),
+        sa.Column("leaf", sa.LargeBinary(), nullable=False),
+        sa.Column("pseudonyms", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("partner", "seq"),
         sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "consent_links",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("token_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("person", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("purposes", sa.Text(), nullable=False),
+        sa.Column("partners", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("token_hash"),
+    )
+    with op.batch_alter_table("consent_links", schema=None) as batch_op:
+        batch_op.create_index("consent_links_created", ["created_at", "id"], unique=False)
+        batch_op.create_index("consent_links_person", ["person"], unique=False)
+
+    op.create_table(
+        "consent_lookup_keys",
+        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("since_index", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version"),
     )
     op.create_table(
         "consent_outbox",
@@ -91,6 +159,7 @@ def upgrade() -> None:
         sa.Column("received_at", sa.BigInteger(), nullable=True),
         sa.Column("enforced_at", sa.BigInteger(), nullable=True),
         sa.Column("acked_at", sa.BigInteger(), nullable=True),
+        sa.Column("pseudonyms", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("partner", "seq"),
         sqlite_with_rowid=False,
     )
@@ -102,17 +171,18 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=160), nullable=False),
         sa.Column("vkey", sa.String(length=512), nullable=False),
         sa.Column("joined_index", sa.BigInteger(), nullable=False),
+        sa.Column("removed_at", sa.BigInteger(), nullable=True),
         sa.Column("sent_seq", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("acked_seq", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("acked_size", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("next_attempt_at", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("last_error", sa.String(length=64), nullable=True),
+        sa.Column("acked_frontier", sa.LargeBinary(), nullable=True),
+        sa.Column("acked_at", sa.BigInteger(), nullable=True),
         sa.Column("heard_seq", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("heard_size", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("heard_root", sa.LargeBinary(), nullable=True),
+        sa.Column("heard_frontier", sa.LargeBinary(), nullable=True),
         sa.Column("heard_checkpoint", sa.Text(), nullable=True),
         sa.Column("heard_at", sa.BigInteger(), nullable=True),
+        sa.Column("enforced_seq", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("lease", sa.BigInteger(), nullable=True),
+        sa.Column("fresh_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -164,6 +234,17 @@ def upgrade() -> None:
         batch_op.create_index("consent_side_subject", ["subject"], unique=False)
 
     op.create_table(
+        "consent_split_views",
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("origin", sa.String(length=512), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("first", sa.Text(), nullable=False),
+        sa.Column("second", sa.Text(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("digest"),
+    )
+    op.create_table(
         "consent_state",
         sa.Column("purpose", sa.String(length=160), nullable=False),
         sa.Column("partner", sa.String(length=160), nullable=False),
@@ -179,20 +260,78 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "consent_state_head",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("through", sa.BigInteger(), nullable=False),
+        sa.Column("idx", sa.BigInteger(), nullable=True),
+        sa.Column("pairs", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "consent_state_removed",
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("key"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "consent_state_tree",
+        sa.Column("path", sa.String(length=64), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("path"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "consent_subjects",
         sa.Column("handle", sa.LargeBinary(), nullable=False),
         sa.Column("wrapped_key", sa.LargeBinary(), nullable=False),
         sa.Column("identifiers", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("merged_into", sa.LargeBinary(), nullable=True),
+        sa.Column("merged_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("handle"),
         sqlite_with_rowid=False,
     )
+    with op.batch_alter_table("consent_subjects", schema=None) as batch_op:
+        batch_op.create_index(
+            "consent_subjects_merged",
+            ["merged_into"],
+            unique=False,
+            sqlite_where=sa.text("merged_into IS NOT NULL"),
+            postgresql_where=sa.text("merged_into IS NOT NULL"),
+        )
+
+    op.create_table(
+        "consent_suppressions",
+        sa.Column("lookup", sa.LargeBinary(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("basis", sa.String(length=64), nullable=False),
+        sa.Column("erased_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("idx", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lookup"),
+        sqlite_with_rowid=False,
+    )
+    with op.batch_alter_table("consent_suppressions", schema=None) as batch_op:
+        batch_op.create_index("consent_suppressions_expiry", ["expires_at"], unique=False)
+
     op.create_table(
         "consent_tiles",
         sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("hashes", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("level", "idx"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "consent_witnessed",
+        sa.Column("origin", sa.String(length=512), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("checkpoint", sa.Text(), nullable=False),
+        sa.Column("seconds", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("origin"),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -360,9 +499,25 @@ def downgrade() -> None:
         batch_op.drop_index("ix_clean_room_collaborations_partner")
 
     op.drop_table("clean_room_collaborations")
+    op.drop_table("consent_witnessed")
     op.drop_table("consent_tiles")
+    with op.batch_alter_table("consent_suppressions", schema=None) as batch_op:
+        batch_op.drop_index("consent_suppressions_expiry")
+
+    op.drop_table("consent_suppressions")
+    with op.batch_alter_table("consent_subjects", schema=None) as batch_op:
+        batch_op.drop_index(
+            "consent_subjects_merged",
+            sqlite_where=sa.text("merged_into IS NOT NULL"),
+            postgresql_where=sa.text("merged_into IS NOT NULL"),
+        )
+
     op.drop_table("consent_subjects")
+    op.drop_table("consent_state_tree")
+    op.drop_table("consent_state_removed")
+    op.drop_table("consent_state_head")
     op.drop_table("consent_state")
+    op.drop_table("consent_split_views")
     with op.batch_alter_table("consent_side", schema=None) as batch_op:
         batch_op.drop_index("consent_side_subject")
 
@@ -375,9 +530,21 @@ def downgrade() -> None:
         batch_op.drop_index("consent_outbox_subject")
 
     op.drop_table("consent_outbox")
+    op.drop_table("consent_lookup_keys")
+    with op.batch_alter_table("consent_links", schema=None) as batch_op:
+        batch_op.drop_index("consent_links_person")
+        batch_op.drop_index("consent_links_created")
+
+    op.drop_table("consent_links")
     op.drop_table("consent_inbox")
     op.drop_table("consent_head")
+    with op.batch_alter_table("consent_feed_evidence", schema=None) as batch_op:
+        batch_op.drop_index("consent_feed_evidence_partner")
+
+    op.drop_table("consent_feed_evidence")
+    op.drop_table("consent_erasures")
     op.drop_table("consent_entries")
+    op.drop_table("consent_audit_reports")
     with op.batch_alter_table("consent_aliases", schema=None) as batch_op:
         batch_op.drop_index("consent_aliases_subject")
 
