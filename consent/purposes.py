@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -155,6 +155,11 @@ class RedLine:
     traits: frozenset[Trait] = frozenset()
 
 
+@cache
+def _default() -> PurposePolicy:
+    return PurposePolicy.parse(resources.files("consent").joinpath("purposes.yaml").read_text("utf-8"))
+
+
 @dataclass(frozen=True)
 class PurposePolicy:
     """A published policy. `document` is what the hash is taken over.
@@ -178,7 +183,8 @@ class PurposePolicy:
 
     @classmethod
     def default(cls) -> PurposePolicy:
-        return cls.parse(resources.files("consent").joinpath("purposes.yaml").read_text("utf-8"))
+        """That of the release; read once a process."""
+        return _default()
 
     @classmethod
     def load(cls, path: Path) -> PurposePolicy:

@@ -19,7 +19,7 @@ LAB = Path(__file__).parent / "crash_lab"
 
 def lab(*arguments: object) -> dict[str, object]:
     done = subprocess.run(
-        [sys.executable, LAB, *map(str, arguments)], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, LAB, *map(str, arguments)], capture_output=True, text=True, timeout=230, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout)

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 
-from bench import Bench, Pipe
+from bench import Bench, Pipe, Seen
 from images import Disk
 from tracing import Call, Child, available, can_fail, trace
 
@@ -99,8 +99,9 @@ def _benches(folder: Path, url: str | None, every: int = 1) -> Iterator[tuple[in
 def kill(folder: Path, url: str | None, run: Run) -> Report:
     """kill -9 before the n-th write, for every n until it gets through; every third on PostgreSQL."""
     wrong: list[str] = []
+    seen: Seen | None = None
     for cases, (n, bench) in enumerate(_benches(folder, url, 1 if url is None else 3), 1):
-        seen, pipe = bench.look(), Pipe()
+        seen, pipe = seen if seen and url is None else bench.look(), Pipe()
         names = [f"a{n}"]
         ended = run(bench, pipe, names, lambda at, _call, n=n: -1 if at == n else None)  # type: ignore[misc]
         said = pipe.heard()
@@ -115,8 +116,9 @@ def fail(folder: Path, number: int, run: Run) -> Report:
     """Every write fails in its turn: EIO that one alone, ENOSPC all from that one on until there is space."""
     wrong: list[str] = []
     names = ["a", "last"]
+    seen: Seen | None = None
     for n, bench in _benches(folder, None):
-        seen, pipe = bench.look(), Pipe()
+        seen, pipe = seen or bench.look(), Pipe()
 
         def decide(at: int, _call: Call, n: int = n, pipe: Pipe = pipe) -> int | None:
             if pipe.lifted or at < n or (at > n and number != errno.ENOSPC):

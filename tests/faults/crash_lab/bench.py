@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,27 @@ _VKEY = VerifierKey("shop.example/consent", _KEY.public.bytes32)
 _PARTNER = VerifierKey("bank.example/consent", SigningKey.from_seed(b"\x05" * 32).public.bytes32).to_text()
 _BEFORE = 252  # entries there are already, so that the appends fill the first tile
 _STARTED = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
+
+
+class _Engines:
+    """One engine for every SQLite file, so that statements are compiled once, also for forked children."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._sqlite = sa.create_engine("sqlite:///", creator=self._connect, poolclass=sa.QueuePool)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, check_same_thread=False)
+
+    def __call__(self, url: str) -> sa.Engine:
+        if not url.startswith("sqlite:///"):
+            return sa.create_engine(url)
+        self._sqlite.dispose()
+        self._path = url.removeprefix("sqlite:///")
+        return self._sqlite
+
+
+_engine = _Engines()
 
 
 class Pipe:
@@ -139,7 +161,7 @@ class Bench:
         return _STARTED + timedelta(seconds=self._ticks)
 
     def _open(self) -> tuple[sa.Engine, Ledger]:
-        engine = sa.create_engine(self.url)
+        engine = _engine(self.url)
         ledger = Ledger.open(
             engine, keyring=_RING, signing_key=_KEY, origin=_VKEY.name, directory=self.folder / "log",
             clock=self._clock,
@@ -148,7 +170,7 @@ class Bench:
 
     def begin(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        engine = sa.create_engine(self.url)
+        engine = _engine(self.url)
         metadata.create_all(engine)
         engine.dispose()
         engine, ledger = self._open()
