@@ -74,6 +74,17 @@ OPEN = {
     ("GET", "/v1/node"),
     # An invitation authenticates itself: it is signed by the inviter and names this node's key.
     ("POST", "/v1/peer/invitations"),
+    # Keys that others check receipts and the log by.
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/.well-known/comity-log.vkey"),
+    # A witness answers whoever brings a checkpoint signed by a log it knows (C2SP tlog-witness).
+    ("POST", "/witness/add-checkpoint"),
+    ("GET", "/witness/{origin_hash}/checkpoint"),
+    # The token in the address is the authority.
+    ("GET", "/preferences/{token}"),
+    ("POST", "/preferences/{token}"),
+    ("GET", "/preferences/{token}/receipts"),
+    ("GET", "/preferences/{token}/absence"),
 }
 
 

@@ -164,7 +164,7 @@ def cells():
                     yield pytest.param(table, column, id=f"{table.name}.{column.name}")
 
 
-@pytest.mark.parametrize(("table", "column"), cells())
+@pytest.mark.parametrize(("table", "column"), list(cells()))
 def test_a_flipped_bit_in_any_cell_is_found(full, table, column):
     rows = sa.select(*table.columns).order_by(*table.primary_key).limit(40)
     with full.engine.connect() as c:
