@@ -10,10 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from consent.checkpoint import Checkpoint, open_checkpoint
 from consent.cosignatures import add_signatures
@@ -32,6 +33,7 @@ checkpoint of all has not been cosigned yet; each that is verified against a tru
 _PARALLEL = 8
 
 FileWriter = Callable[[Path, bytes], None]
+T = TypeVar("T")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -126,16 +128,28 @@ class StaticLog:
         touched: set[Path] = set()
         completed: list[Path] = []
         try:
-            for _ in self._pool.map(self._place, self._targets(files, touched, completed)):
-                pass
-            for _ in self._pool.map(_sync_directory, sorted(touched, reverse=True)):
-                pass
+            self._each(self._place, self._targets(files, touched, completed))
+            self._each(_sync_directory, sorted(touched, reverse=True))
             self._write(self.directory / CHECKPOINT, checkpoint.text.encode())
             _sync_directory(self.directory)
             for stale in completed:
                 shutil.rmtree(stale, ignore_errors=True)
         except OSError as error:
             raise _unpublished(error) from error
+
+    def _each(self, do: Callable[[T], None], items: Iterable[T]) -> None:
+        """`do` every item, several at a time. When this returns or raises, nothing of it runs any more.
+
+        Else a file of a failed publication could be cut short or put in place during the next one, which may
+        be another process's: the lock has been let go by then.
+        """
+        done: list[Future[None]] = []
+        try:
+            done.extend(self._pool.submit(do, item) for item in items)
+        finally:
+            wait(done)
+        for each in done:
+            each.result()
 
     def add_cosignatures(
         self, checkpoint: Checkpoint, signatures: Sequence[NoteSignature], policy: TrustPolicy

@@ -8,11 +8,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+
+from consent.events import grant
+from consent.static import StaticLog, write_file
+from consent.verify import directory_reader, verify_ledger, verify_log
+from privacy.errors import StorageError
 
 LAB = Path(__file__).parent / "crash_lab"
 
@@ -70,6 +77,30 @@ def test_a_write_that_fails_is_refused_and_the_same_process_goes_on(fault, tmp_p
         assert {"pwrite64", "fdatasync", "write", "fsync", "rename", "mkdir"} <= set(report["writes"])
         more = "that call alone" if fault == "EIO" else "and every later one, until there is space again"
         counted(f"{fault} from each system call of an append that writes, {more}", report["cases"])
+
+
+def test_a_failed_publication_leaves_no_writer_behind_to_meet_the_next(make_node):
+    """Its files are written several at a time: when one fails, the others are waited for."""
+    node = make_node()
+    ledger = node.open()
+    running, late = threading.Event(), threading.Event()
+
+    def write(path, data):
+        if path.parent.name == "0":
+            running.wait(5)
+            raise OSError(28, "injected")
+        if path.parent.name == "entries":
+            running.set()
+            time.sleep(0.3)
+            late.set()
+        write_file(path, data)
+
+    ledger.log.static = StaticLog(node.log, ledger.key, write)
+    with pytest.raises(StorageError):
+        ledger.record([grant([("email", b"p%d" % (i % 5))], "overlap.reach") for i in range(300)])
+    assert late.is_set()
+    assert verify_log(directory_reader(node.log), ledger.key).ok
+    assert verify_ledger(node.open()).ok
 
 
 def test_after_a_power_cut_all_that_was_acknowledged_is_on_the_disk(tmp_path, counted):

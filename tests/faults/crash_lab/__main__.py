@@ -131,7 +131,7 @@ def fail(folder: Path, number: int, run: Run) -> Report:
         pipe.close()
         found = [f"raised {word}" for word in said if word.startswith("error:")]
         if ended.status or "last" not in said:
-            found.append(f"the process could not go on (status {ended.status})")
+            found.append(f"the process could not go on (status {ended.status}): {said}")
         found += bench.judge(seen, [word for word in said if word in names], names)
         wrong += [f"{errno.errorcode[number]} at write {n} {ended.calls[n - 1 : n]}: {x}" for x in found]
         if not hit:

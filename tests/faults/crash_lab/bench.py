@@ -200,9 +200,10 @@ class Bench:
         def attempt(name: str) -> None:
             try:
                 ledger.record(_batch(name))
-            except StorageError:
+            except StorageError as error:
                 if not failing:
                     raise
+                pipe.say(f"{name}-refused:{error.detail.replace(' ', '_')}")
             except Exception as error:
                 if not failing:
                     raise
