@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,25 +127,70 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with every table, to be copied."""
+    path = tmp_path_factory.mktemp("prepared") / "prepared.db"
+    _prepare(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared_postgres(postgres_url: str) -> Iterator[str]:
+    """Name of a PostgreSQL database with every table, to be used as a template."""
+    with _postgres_database(postgres_url, "prepared") as url:
+        _prepare(url)
+        yield str(sa.make_url(url).database)
+
+
+def _prepare(url: str) -> None:
+    from comity.database import all_metadata
+
+    engine = sa.create_engine(url)
+    for metadata in all_metadata():
+        metadata.create_all(engine)
+    engine.dispose()
+
+
+@contextmanager
+def _postgres_database(server: str, prefix: str, template: str = "template1") -> Iterator[str]:
+    maintenance = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    name = f"{prefix}_{uuid.uuid4().hex}"
+    with maintenance.connect() as c:
+        c.execute(sa.text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    try:
+        yield maintenance.url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with maintenance.connect() as c:
+            c.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        maintenance.dispose()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of an empty database; a storage test that takes it runs on both engines."""
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database, once per engine kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'comity.db'}"
         return
-    maintenance = sa.create_engine(request.getfixturevalue("postgres_url"), isolation_level="AUTOCOMMIT")
-    name = f"test_{uuid.uuid4().hex}"
-    with maintenance.connect() as c:
-        c.execute(sa.text(f'CREATE DATABASE "{name}"'))
-    yield str(maintenance.url.set(database=name).render_as_string(hide_password=False))
-    with maintenance.connect() as c:
-        c.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-    maintenance.dispose()
+    with _postgres_database(request.getfixturevalue("postgres_url"), "empty") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database with every table and no row; a storage test that takes it runs on both engines."""
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("prepared_sqlite"), tmp_path / "comity.db")
+        yield f"sqlite:///{tmp_path / 'comity.db'}"
+        return
+    template = request.getfixturevalue("prepared_postgres")
+    with _postgres_database(request.getfixturevalue("postgres_url"), "test", template) as url:
+        yield url
 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
-    """An SQLAlchemy engine on an empty database, once per engine kind."""
+    """An SQLAlchemy engine on such a database."""
     e = sa.create_engine(database_url)
     yield e
     e.dispose()

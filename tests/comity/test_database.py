@@ -23,8 +23,8 @@ from comity.migrations.comparison import COMPARISON
 from privacy.errors import StorageError
 
 
-def test_migrations_make_exactly_the_tables_the_packages_declare(database_url: str) -> None:
-    engine = open_engine(database_url)
+def test_migrations_make_exactly_the_tables_the_packages_declare(empty_database_url: str) -> None:
+    engine = open_engine(empty_database_url)
     migrate(engine)
     with engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection, opts=COMPARISON), _union())
@@ -46,8 +46,8 @@ def test_no_two_packages_declare_the_same_table_and_each_has_its_prefix() -> Non
     assert {name.split("_")[0] for name in names} == {"privacy", "consent", "clean", "federated", "comity"}
 
 
-def test_migrating_twice_changes_nothing(database_url: str) -> None:
-    engine = open_engine(database_url)
+def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
+    engine = open_engine(empty_database_url)
     assert applied_revision(engine) is None
     with pytest.raises(NotMigrated):
         check_migrated(engine)
@@ -58,11 +58,11 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
     engine.dispose()
 
 
-def test_two_nodes_migrating_at_once_do_not_collide(database_url: str) -> None:
+def test_two_nodes_migrating_at_once_do_not_collide(empty_database_url: str) -> None:
     failures: list[BaseException] = []
 
     def go() -> None:
-        engine = open_engine(database_url)
+        engine = open_engine(empty_database_url)
         try:
             migrate(engine)
         except BaseException as e:
@@ -76,13 +76,13 @@ def test_two_nodes_migrating_at_once_do_not_collide(database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    engine = open_engine(database_url)
+    engine = open_engine(empty_database_url)
     check_migrated(engine)
     engine.dispose()
 
 
-def test_a_database_of_a_newer_version_is_left_alone(database_url: str) -> None:
-    engine = open_engine(database_url)
+def test_a_database_of_a_newer_version_is_left_alone(empty_database_url: str) -> None:
+    engine = open_engine(empty_database_url)
     migrate(engine)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
