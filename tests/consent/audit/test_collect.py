@@ -164,9 +164,9 @@ class World:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
         return self.ledger.check(name(who), "email", purpose, partner, at=moment).allowed
 
-    def lines(self) -> list[tuple[int, str, str]]:
-        """(person, purpose, partner) granted at any time by people on record."""
-        return sorted({(w, p, o) for _, w, t, p, o in self.decided if t is EventType.GRANTED})
+    def lines(self, by: int = 1 << 62) -> list[tuple[int, str, str]]:
+        """(person, purpose, partner) granted at any time up to `by` by people on record."""
+        return sorted({(w, p, o) for at, w, t, p, o in self.decided if t is EventType.GRANTED and at <= by})
 
 
 def grown(history: list[tuple[Any, ...]]) -> World:
@@ -202,7 +202,7 @@ def checked(world: World, facts: AuditFacts) -> None:
     buckets = facts.consents.timeline
     for bucket in (*buckets[:: max(1, len(buckets) // 5)], buckets[-1]):
         ends = min(parse_time(bucket.start) + facts.consents.step * 1_000_000 - 1, until)
-        assert bucket.standing == sum(world.allowed(*line, ends) for line in world.lines()), bucket
+        assert bucket.standing == sum(world.allowed(*line, ends) for line in world.lines(ends)), bucket
     assert facts.consents.people == len({w for at, w, *_ in world.decided if at <= until})
     # uses, person by person
     uses = [(r, who) for r, who in world.receipts if inside(to_micros(r.at))]
@@ -242,6 +242,8 @@ def checked(world: World, facts: AuditFacts) -> None:
           ("decide", 0, "withdrawn", "*", "*", None), ("use", {0, 1}, USES[0], False),
           ("acknowledge", 1, 900)])  # fmt: skip
 @example([("decide", 0, "granted", "overlap", "bank", None), ("use", {0}, USES[0], True), ("erase", 0)])
+@example([("decide", 1, "granted", "overlap", "*", None), ("wait", 1),
+          ("decide", 1, "granted", "overlap", "bank", None)])  # fmt: skip
 @example([("decide", 0, "renewed", "overlap", "shop", None), ("decide", 0, "granted", "overlap", "*", 5)])
 def test_every_figure_is_the_one_an_independent_count_gives(history) -> None:
     world = grown(history)
