@@ -137,6 +137,8 @@ def _witnesses(config: NodeConfig, engine: sa.Engine, public_key: bytes, clock: 
 
     try:
         policy = read_trust_policy(config)
+        if not (config.log_dir / "checkpoint").exists():
+            return _ok("witnesses", "none yet: the log is not begun")
         with SqlStore(engine).read() as view:
             joined = {row.name: row.vkey for row in view.partners() if row.removed_at is None}
             caught = sorted({row.origin for row in view.split_views()})

@@ -39,6 +39,11 @@ class Metrics:
             self._received[which] += received
             self._sent[which] += sent
 
+    def streaming(self, method: str, route: str, sent: int) -> None:
+        """Count bytes of an answer that goes on, which `request` is then not told of again."""
+        with self._lock:
+            self._sent[("method", method), ("route", route)] += sent
+
     def gauge(self, name: str, text: str, read: Callable[[], Mapping[Labels, float]]) -> None:
         """Register a gauge whose values are read when the page is asked for."""
         self._gauges.append((name, text, read))

@@ -86,6 +86,10 @@ class RequestContext:
                 }
             sent += len(message.get("body", b""))
             await send(message)
+            if message.get("more_body") and sent:
+                # A feed may be open for days: what it carries is counted as it goes.
+                self.metrics.streaming(scope["method"], _route(scope), sent)
+                sent = 0
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
@@ -99,12 +103,16 @@ class RequestContext:
                 await send_problem(send_with_id, _unexpected(), scope)
             finally:
                 seconds = time.perf_counter() - started
-                # The template, not the path: a path can hold what it asks about.
-                route = getattr(scope.get("route"), "path", "unrouted")
+                route = _route(scope)
                 self.metrics.request(scope["method"], route, status, seconds, received=received, sent=sent)
                 log.info(
                     "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
                 )
+
+
+def _route(scope: Scope) -> str:
+    """The template, not the path: a path can hold what it asks about."""
+    return str(getattr(scope.get("route"), "path", "unrouted"))
 
 
 def _unexpected() -> ComityError:

@@ -21,7 +21,7 @@ __all__ = ["NodeCalls", "calls_to"]
 _ENDED = frozenset({"succeeded", "failed", "cancelled", "rejected", "timed_out"})
 # Routes carry braces of their own ("/v1/peer/jobs/{job}"), so the labels end at the last one.
 _TRAFFIC = re.compile(
-    r'^comity_http_(request|response)_bytes_total\{.*route="/v1/peer/.*\} (\d+)$', re.MULTILINE
+    r'^comity_http_(request|response)_bytes_total\{.*route="/v1/(?:peer|feed).*\} (\d+)$', re.MULTILINE
 )
 
 

@@ -188,9 +188,9 @@ def test_names_that_are_no_names(bad: Any, tmp_path: Any) -> None:
         ledger.reserve(KEY, Cost(0.1), job=bad)
 
 
-def test_missing_tables_are_a_storage_error(engine: sa.Engine) -> None:
+def test_missing_tables_are_a_storage_error(empty_database_url: str) -> None:
     with pytest.raises(StorageError):
-        BudgetLedger(engine, limit=Cost(1.0)).reserve(KEY, Cost(0.1), job="a")
+        BudgetLedger(sa.create_engine(empty_database_url), limit=Cost(1.0)).reserve(KEY, Cost(0.1), job="a")
 
 
 def race(count: int, work: Callable[[int], None]) -> list[BaseException]:
