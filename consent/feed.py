@@ -109,7 +109,9 @@ class Feed:
         ledger = self._ledger
         row = ledger.partner(partner)
         with ledger.store.read() as view:
-            times = view.outbox_times(partner)
+            everything = view.outbox_times(partner)
+            # What stood before the partner joined was told late because it could not be told earlier.
+            times = view.outbox_times(partner, row.joined_index)
             kept = view.evidence(partner)
         done = [(at, e, acked) for at, e, acked in times if e is not None and acked is not None]
         now = to_micros(ledger.clock())
@@ -119,7 +121,7 @@ class Feed:
             connected=self.outgoing.connected(partner),
             queued=row.sent_seq - row.acked_seq,
             oldest_waiting=self.outgoing.oldest_waiting(partner),
-            delivered=len(done),
+            delivered=sum(acked is not None for _, _, acked in everything),
             last_error=self.outgoing.last_error(partner),
             acknowledged_at=None if row.acked_at is None else from_micros(row.acked_at),
             enforced=_latency([enforced - at for at, enforced, _ in done]),

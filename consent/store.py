@@ -570,8 +570,8 @@ class LedgerView(WitnessView, AuditView, StateRootsView, ErasureView, LinksView,
         """`recorded_at` of the oldest row that the partner has not acknowledged."""
         ...
 
-    def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
-        """(recorded_at, enforced_at, acked_at) of every row."""
+    def outbox_times(self, partner: str, since: int = 0) -> list[tuple[int, int | None, int | None]]:
+        """(recorded_at, enforced_at, acked_at) of every row about an entry from `since` on."""
         ...
 
     def undelivered(self, subject: bytes) -> list[OutboxRow]:

@@ -13,7 +13,7 @@ from comity.demo.calls import NodeCalls
 from consent.ledger import Ledger
 from privacy.errors import PeerUnreachable
 
-__all__ = ["enforcement_times", "opt_out"]
+__all__ = ["enforcement_times", "opt_out", "wait_until_told"]
 
 _PATIENCE = 120.0
 _AT_ONCE = 4
@@ -49,13 +49,28 @@ def opt_out(calls: NodeCalls, partner: str, people: pl.DataFrame, progress: Call
         time.sleep(0.05)
 
 
+def wait_until_told(bank: NodeCalls, shop: NodeCalls) -> None:
+    """Wait until each has heard, and signed for, what people told the other before they agreed.
+
+    Until then neither uses anybody's data with the other. Raises PeerUnreachable when it takes too long.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        found = _delivery(bank, shop.site.name), _delivery(shop, bank.site.name)
+        if all(one["queued"] == 0 and not one["lease_expired"] for one in found):
+            return
+        time.sleep(0.1)
+    raise PeerUnreachable("The two nodes have not heard each other out.", advice="See their serve.log.")
+
+
 def _delivery(calls: NodeCalls, partner: str) -> Mapping[str, Any]:
     status = calls.get("/v1/optouts/status")
     return next(item for item in status["partners"] if item["partner"] == partner)
 
 
 def enforcement_times(ledger: Ledger, partner: str) -> list[float]:
-    """Milliseconds from recorded in `ledger` to enforced at `partner`, one entry an opt-out."""
+    """Milliseconds from recorded in `ledger` to enforced at `partner`, for each opt-out since they joined."""
+    joined = ledger.partner(partner).joined_index
     with ledger.store.read() as view:
-        times = view.outbox_times(partner)
+        times = view.outbox_times(partner, joined)
     return [(enforced - recorded) / 1000 for recorded, enforced, _ in times if enforced is not None]

@@ -31,7 +31,7 @@ from comity.demo.exchanges import Traffic
 from comity.demo.logs import SeenLog, check_logs, see_log
 from comity.demo.narration import Narration
 from comity.demo.nodes import NodeProcess
-from comity.demo.optouts import enforcement_times, opt_out
+from comity.demo.optouts import enforcement_times, opt_out, wait_until_told
 from comity.demo.outcome import (
     Cell,
     Exchange,
@@ -290,6 +290,7 @@ def _agree(bank: NodeCalls, shop: NodeCalls) -> str:
     )
     if accepted.state != "agreed" or bank.room.collaboration(accepted.id).state != "agreed":
         raise Refused("the two nodes did not come to an agreement.", code="rule_mismatch")
+    wait_until_told(bank, shop)
     return accepted.id
 
 

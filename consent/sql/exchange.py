@@ -92,9 +92,10 @@ class ExchangeView(ReadRows):
         query = sa.select(*c).where(c.subject == subject, c.acked_at.is_(None)).order_by(c.partner, c.seq)
         return [_outbox(row) for row in self._c.execute(query).mappings()]
 
-    def outbox_times(self, partner: str) -> list[tuple[int, int | None, int | None]]:
+    def outbox_times(self, partner: str, since: int = 0) -> list[tuple[int, int | None, int | None]]:
         c = t.outbox.c
-        query = sa.select(c.recorded_at, c.enforced_at, c.acked_at).where(c.partner == partner)
+        query = sa.select(c.recorded_at, c.enforced_at, c.acked_at)
+        query = query.where(c.partner == partner, c.idx >= since)
         return [(a, b, d) for a, b, d in self._c.execute(query)]
 
     def told(self, partner: str, subjects: Sequence[bytes]) -> set[bytes]:
