@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import random
@@ -360,6 +361,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, suffix: str) -> Non
         else:
             write(table, src)
         del table, text
+        gc.collect()  # what other tests left behind must not be freed, and so counted, meanwhile
         idle, seen = pa.total_allocated_bytes(), [0]
         assert (
             mask_table(
@@ -373,4 +375,5 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, suffix: str) -> Non
         )
         peaks.append(max(seen) - idle)
         assert peaks[-1] < 24 << 20 <= size or rows < 600_000
-    assert peaks[1] < 1.5 * peaks[0] + (4 << 20)
+    # Batches of up to 8 MiB: a table of three times the size would take three times as much.
+    assert peaks[1] < 1.5 * max(peaks[0], 8 << 20)
