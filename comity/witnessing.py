@@ -23,8 +23,8 @@ from comity.records import Records
 from consent.cosignatures import Cosigner, CosignerKey, witness_key
 from consent.ledger import Ledger
 from consent.notes import VerifierKey
+from consent.rows import SplitViewRow
 from consent.split_views import SplitViews
-from consent.store import SplitViewRow
 from consent.trust_policy import TrustPolicy
 from consent.witness import KnownLogs, Witness
 from privacy.errors import Misuse, PeerUnreachable, PeerViolation

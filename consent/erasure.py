@@ -19,6 +19,7 @@ from consent.events import Identifier
 from consent.history import openings_of
 from consent.journal import ErasureJournal
 from consent.ledger import Ledger
+from consent.rows import ErasureRow
 from consent.shredding import (
     COMPLETED,
     HELD,
@@ -28,7 +29,7 @@ from consent.shredding import (
     people_named,
     waiting_handles,
 )
-from consent.store import ErasureRow, LedgerView
+from consent.store import LedgerView
 from consent.subjects import PSEUDONYM
 from consent.suppression import SUPPRESSED_FOR, suppressed
 from privacy.errors import BadInput, Misuse

@@ -26,8 +26,9 @@ from consent.merkle import leaf_hash
 from consent.messages import ACK_CONTEXT, MESSAGE_CONTEXT, Acknowledgement, FeedMessage, unpack_pseudonyms
 from consent.notes import VerifierKey, open_note
 from consent.proofs import to_base64
+from consent.rows import ErasureRow, FeedRow, InboxRow, PartnerRow
 from consent.split_views import FORK
-from consent.store import ErasureRow, FeedRow, InboxRow, LedgerView, PartnerRow
+from consent.store import LedgerView
 from consent.subjects import HANDLE_SIZE, PSEUDONYM
 from privacy.errors import Misuse, PeerViolation, Tampered
 from privacy.signing import PublicKey

@@ -23,7 +23,7 @@ from consent.events import GRANTING, RESTRICTING, EventType
 from consent.merkle import HASH_SIZE, fold_frontier, leaf_hash, node_hash
 from consent.notes import VerifierKey
 from consent.proofs import from_base64, integer_from, to_base64
-from consent.store import FeedRow
+from consent.rows import FeedRow
 from privacy.errors import BadInput, Tampered
 
 __all__ = ["MAX_FEED_LEAF", "MAX_PURPOSES", "FeedLeaf", "Frontier", "feed_key", "feed_origin", "leaf_of"]

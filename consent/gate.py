@@ -20,8 +20,9 @@ from consent.gate_index import AllowedPeople, ColumnCache, LookupSet
 from consent.ledger import Ledger, restricted_purposes
 from consent.purposes import ancestry
 from consent.receipts import GateEvidence, PseudonymSet
+from consent.rows import RestrictionRow
 from consent.state import decide
-from consent.store import LedgerView, RestrictionRow
+from consent.store import LedgerView
 from consent.subjects import KeyedHash
 from privacy.errors import BadInput
 

@@ -9,7 +9,8 @@ from consent.encoding import from_micros
 from consent.events import RESTRICTING, Event, EventType, Identifier
 from consent.feed_log import FeedLeaf
 from consent.messages import unpack_pseudonyms
-from consent.store import InboxRow, LedgerTransaction, RestrictionRow
+from consent.rows import InboxRow, RestrictionRow
+from consent.store import LedgerTransaction
 from consent.subjects import PSEUDONYM
 
 __all__ = [

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from consent.encoding import Leaf, commitment, parse_json, parse_time
 from consent.events import GRANTING, RESTRICTING, EventType, Identifier
 from consent.recording import PAYLOADS
+from consent.rows import SideRow
 from consent.state import Fact
-from consent.store import LedgerView, SideRow
+from consent.store import LedgerView
 from consent.subjects import Opening, SubjectVault, unpack_openings
 from privacy.errors import ComityError, Misuse, Tampered
 

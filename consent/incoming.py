@@ -35,7 +35,8 @@ from consent.messages import (
     pack_pseudonyms,
 )
 from consent.notes import VerifierKey
-from consent.store import EvidenceRow, InboxRow, LedgerTransaction, PartnerRow
+from consent.rows import EvidenceRow, InboxRow, PartnerRow
+from consent.store import LedgerTransaction
 from privacy.errors import BadInput, PeerViolation, Tampered
 from privacy.signing import PublicKey, SigningKey
 

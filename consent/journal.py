@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consent.encoding import canonical_json, parse_json
-from consent.store import SuppressionRow
+from consent.rows import SuppressionRow
 from privacy.errors import ComityError, StorageError, Tampered
 from privacy.keys import KeyRing
 

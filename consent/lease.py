@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from consent.store import PartnerRow
+from consent.rows import PartnerRow
 
 __all__ = ["Leases"]
 

@@ -30,18 +30,11 @@ from consent.receipts import (
     UseReceipt,
 )
 from consent.recording import IDENTIFIERS, DecisionWork, SystemWork
+from consent.rows import PartnerRow, ReceiptRow, RestrictionRow, StandingKey
 from consent.sql import SqlStore
 from consent.state import Decision, Reason, Standing, StateKey, decide, fold
 from consent.static import StaticLog
-from consent.store import (
-    LedgerStore,
-    LedgerTransaction,
-    LedgerView,
-    PartnerRow,
-    ReceiptRow,
-    RestrictionRow,
-    StandingKey,
-)
+from consent.store import LedgerStore, LedgerTransaction, LedgerView
 from consent.subjects import KeyedHash, SubjectVault, unpack_identifiers
 from consent.succession import may_follow, published_policy
 from consent.suppression import suppressed

@@ -22,8 +22,9 @@ from consent.errors import HeadMoved, RolledBack
 from consent.merkle import EMPTY_ROOT, HASH_SIZE, consistency_proof, inclusion_proof, tree_root
 from consent.notes import NoteSignature, NoteSigner
 from consent.proofs import EntryProof
+from consent.rows import EntryRow, Head
 from consent.static import StaticLog
-from consent.store import EntryRow, Head, LedgerStore, LedgerTransaction, LedgerView
+from consent.store import LedgerStore, LedgerTransaction, LedgerView
 from consent.tiles import (
     TILE_HEIGHT,
     TILE_WIDTH,

@@ -23,8 +23,9 @@ from consent.linkage import related, stands
 from consent.log import Staged
 from consent.purposes import PurposePolicy
 from consent.recording import DecisionWork
+from consent.rows import SideRow, StandingKey, SubjectRow
 from consent.state import Standing, StateKey, fold
-from consent.store import LedgerTransaction, SideRow, StandingKey, SubjectRow
+from consent.store import LedgerTransaction
 from consent.subjects import (
     IDENTIFIERS,
     PAYLOADS,

@@ -29,7 +29,8 @@ from consent.messages import (
     FeedMessage,
 )
 from consent.notes import NoteSigner, VerifierKey
-from consent.store import FeedRow, LedgerTransaction, LedgerView, PartnerRow
+from consent.rows import FeedRow, PartnerRow
+from consent.store import LedgerTransaction, LedgerView
 from consent.subjects import pair_pseudonyms
 from privacy.errors import PeerViolation, Refused, Tampered
 from privacy.signing import PublicKey, SigningKey

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from consent.events import EventType
 from consent.notes import VerifierKey
-from consent.store import LedgerTransaction, PartnerRow
+from consent.rows import PartnerRow
+from consent.store import LedgerTransaction
 from consent.telling import standing_withdrawals
 from privacy.errors import Misuse
 

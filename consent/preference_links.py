@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consent.encoding import canonical_json, from_micros, to_micros
 from consent.events import Identifier
-from consent.store import LinkRow
+from consent.rows import LinkRow
 from consent.subjects import pack_identifiers, unpack_identifiers
 from privacy.errors import BadInput, Misuse, Refused
 from privacy.keys import hkdf_sha256

@@ -14,8 +14,9 @@ from consent.log import Staged
 from consent.peers import PairKeys
 from consent.purposes import PurposePolicy
 from consent.recording import DecisionWork, SystemWork
+from consent.rows import OutboxRow, RestrictionRow, SuppressionRow
 from consent.shredding import ErasureWork
-from consent.store import LedgerTransaction, OutboxRow, RestrictionRow, SuppressionRow
+from consent.store import LedgerTransaction
 from consent.subjects import PSEUDONYM, KeyedHash, SubjectVault
 from consent.suppression import SUPPRESSED_FOR
 

@@ -20,14 +20,10 @@ from consent.events import (
 from consent.linkage import carried, restricted_for
 from consent.log import Staged, Work
 from consent.purposes import PurposePolicy
+from consent.rows import SideRow, StandingKey, SubjectRow
 from consent.sequence import in_sequence
 from consent.state import Fact, Standing, StateKey, step
-from consent.store import (
-    LedgerTransaction,
-    SideRow,
-    StandingKey,
-    SubjectRow,
-)
+from consent.store import LedgerTransaction
 from consent.subjects import (
     IDENTIFIERS,
     PAYLOADS,

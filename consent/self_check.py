@@ -28,9 +28,10 @@ from consent.notes import note_text, open_note
 from consent.pseudonym_sets import PseudonymSet
 from consent.rebuild import Missing, rebuild
 from consent.receipts import UseReceipt
+from consent.rows import EntryRow, StandingKey
 from consent.state import Standing, fold
 from consent.state_roots import check_state_tree
-from consent.store import EntryRow, LedgerView, StandingKey
+from consent.store import LedgerView
 from consent.subjects import PSEUDONYM
 from consent.tiles import TILE_WIDTH, encode_bundle, parse_path
 from privacy.errors import Misuse, Tampered

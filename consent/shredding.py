@@ -16,7 +16,8 @@ from consent.log import Staged
 from consent.peers import PairKeys
 from consent.purposes import EVERY_PURPOSE, PurposePolicy
 from consent.recording import DecisionWork, SystemWork
-from consent.store import ErasureRow, LedgerTransaction, LedgerView, SuppressionRow
+from consent.rows import ErasureRow, SuppressionRow
+from consent.store import LedgerTransaction, LedgerView
 from consent.subjects import HANDLE_SIZE, PSEUDONYM, SubjectVault
 from privacy.errors import BadInput, Refused
 

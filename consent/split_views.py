@@ -14,7 +14,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from consent.events import EventType
-from consent.store import LedgerTransaction, SplitViewRow
+from consent.rows import SplitViewRow
+from consent.store import LedgerTransaction
 
 if TYPE_CHECKING:
     from consent.ledger import Ledger

@@ -17,11 +17,12 @@ from consent.events import EventType, system_payload
 from consent.history import open_entry
 from consent.ledger import Ledger
 from consent.log import Staged
+from consent.rows import SideRow, StateHead
 from consent.state import StateKey
 from consent.state_buckets import all_pairs, prove_key, root_node, update
 from consent.state_proofs import PlaceProof, StateCommitment, StateProof, checked_places, places_of
 from consent.state_tree import EMPTY, standing_value, state_key
-from consent.store import LedgerTransaction, LedgerView, SideRow, StateHead
+from consent.store import LedgerTransaction, LedgerView
 from consent.subjects import KeyedHash, Opening, SubjectVault, pack_openings
 from privacy.errors import Misuse, StorageError, Tampered
 

@@ -13,7 +13,8 @@ from datetime import timedelta
 
 from consent.encoding import to_micros
 from consent.events import GRANTING, Event, EventType, Identifier
-from consent.store import LedgerTransaction, LedgerView, SuppressionRow
+from consent.rows import SuppressionRow
+from consent.store import LedgerTransaction, LedgerView
 from consent.subjects import PSEUDONYM, SubjectVault
 from privacy.errors import Refused
 

@@ -16,8 +16,9 @@ from consent.events import PROPAGATED, RESTRICTING, EventType
 from consent.feed_log import MAX_PURPOSES
 from consent.linkage import related, stands
 from consent.purposes import PurposePolicy
+from consent.rows import OutboxRow
 from consent.state import Fact, Standing, StateKey
-from consent.store import LedgerTransaction, OutboxRow
+from consent.store import LedgerTransaction
 from consent.subjects import PSEUDONYM
 
 __all__ = ["standing_withdrawals", "tell_partners"]

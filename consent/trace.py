@@ -23,7 +23,8 @@ from consent.history import fact_from
 from consent.proofs import from_base64
 from consent.pseudonym_sets import use_leaf
 from consent.receipts import UseReceipt
-from consent.store import LedgerView, ReceiptRow
+from consent.rows import ReceiptRow
+from consent.store import LedgerView
 from consent.subject_receipts import entries_of_person, known, pseudonyms_of
 from privacy.errors import Misuse
 

@@ -26,8 +26,9 @@ from consent.errors import InvalidNote, InvalidProof
 from consent.feed_log import feed_origin
 from consent.merkle import EMPTY_ROOT, HASH_SIZE, verify_consistency
 from consent.notes import MAX_NOTE, VerifierKey, decode_base64, open_note, parse_signatures
+from consent.rows import WitnessedRow
 from consent.split_views import FORK, UNPROVEN, SplitViews
-from consent.store import LedgerStore, LedgerView, WitnessedRow
+from consent.store import LedgerStore, LedgerView
 from consent.trust_policy import TrustPolicy
 from privacy.errors import BadInput
 

@@ -41,9 +41,9 @@ from consent import ConsentGate, Ledger, grant, metadata, withdraw
 from consent.log import Staged, TransparencyLog
 from consent.merkle import verify_inclusion
 from consent.notes import NoteSigner, VerifierKey
+from consent.rows import EntryRow, Head
 from consent.sql import SqlStore
 from consent.state_roots import StateRoots
-from consent.store import EntryRow, Head
 from consent.tiles import root_from_edge, tile_root
 from privacy.keys import KeyRing
 from privacy.signing import SigningKey

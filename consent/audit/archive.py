@@ -14,7 +14,8 @@ from consent.audit.witnessed import witnessed_by
 from consent.encoding import from_micros
 from consent.events import EventType
 from consent.ledger import Ledger
-from consent.store import AuditReportRow, LedgerTransaction
+from consent.rows import AuditReportRow
+from consent.store import LedgerTransaction
 from consent.trust_policy import TrustPolicy
 from privacy.errors import Misuse
 from privacy.signing import SigningKey

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from consent.audit.facts import Delivery, Latency, Waiting
-from consent.store import LedgerView, OutboxRow
+from consent.rows import OutboxRow
+from consent.store import LedgerView
 
 __all__ = ["AGES", "BOUNDS", "Window", "deliveries", "nearest_rank"]
 

@@ -9,7 +9,8 @@ from consent.encoding import Leaf, parse_json
 from consent.history import checked
 from consent.purposes import PurposePolicy
 from consent.recording import PAYLOADS
-from consent.store import LedgerView, SubjectRow
+from consent.rows import SubjectRow
+from consent.store import LedgerView
 from consent.subjects import Opening, SubjectVault, unpack_openings
 from privacy.errors import Tampered
 

@@ -26,8 +26,9 @@ from consent.peers import PairKeys
 from consent.pseudonym_sets import PseudonymSet, use_leaf
 from consent.purposes import PurposePolicy, ancestry
 from consent.receipts import UseReceipt
+from consent.rows import RestrictionRow
 from consent.state import Decision, Fact, Reason, Standing, StateKey, decide, fold
-from consent.store import LedgerView, RestrictionRow
+from consent.store import LedgerView
 from consent.subjects import PSEUDONYM, KeyedHash, SubjectVault
 from privacy.errors import ComityError, Tampered
 

@@ -17,8 +17,8 @@ from consent.encoding import from_micros
 from consent.history import whole_record
 from consent.http import CarefulRoute, Guards, identifiers_of
 from consent.people import People
+from consent.rows import StandingKey
 from consent.state import Fact, Standing
-from consent.store import StandingKey
 from consent.subject_receipts import known
 from privacy.errors import BadInput, Misuse
 

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from consent import tables as t
 from consent.errors import HeadMoved
+from consent.rows import EntryRow, Head, SideRow
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import EntryRow, Head, SideRow
 from privacy.errors import StorageError
 
 

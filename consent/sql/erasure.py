@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import ErasureRow, OutboxRow, SuppressionRow
 from consent.sql.rows import ReadRows
 from consent.sql.standings import StandingsChanges
-from consent.store import ErasureRow, OutboxRow, SuppressionRow
 
 _SUBJECT = "subject"
 

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import EvidenceRow, FeedRow, InboxRow, OutboxRow, PartnerRow, RestrictionRow
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import EvidenceRow, FeedRow, InboxRow, OutboxRow, PartnerRow, RestrictionRow
 
 
 class ExchangeView(ReadRows):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import LinkRow
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import LinkRow
 
 
 class LinksView(ReadRows):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import ReceiptRow, StandingKey
 from consent.sql.rows import ReadRows
 from consent.state import Standing
-from consent.store import ReceiptRow, StandingKey
 
 _MEMBERS = 36  # bytes before the leaves: magic and salt
 _LEAVES = "SELECT substr(members, %s, %s) FROM consent_receipts WHERE idx = %s"

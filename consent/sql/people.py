@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import SubjectRow
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import SubjectRow
 
 
 class PeopleView(ReadRows):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import ReceiptRow
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import ReceiptRow
 
 
 class RecordsView(ReadRows):

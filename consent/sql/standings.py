@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import StandingKey
 from consent.sql.rows import ReadRows, WriteRows
 from consent.state import Standing, StateKey
 from consent.state_tree import state_key
-from consent.store import StandingKey
 
 _STANDING = (
     "granted_at", "granted_version", "expires_at", "granted_index",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import StateHead
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import StateHead
 
 
 class StateRootsView(ReadRows):

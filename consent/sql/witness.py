@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from consent import tables as t
+from consent.rows import SplitViewRow, WitnessedRow
 from consent.sql.rows import ReadRows, WriteRows
-from consent.store import SplitViewRow, WitnessedRow
 
 
 class WitnessView(ReadRows):

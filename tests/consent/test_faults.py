@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from consent.errors import HeadMoved
 from consent.events import grant, withdraw
 from consent.ledger import Ledger
+from consent.rows import Head
 from consent.sql import SqlStore
 from consent.static import StaticLog, write_file
-from consent.store import Head
 from consent.verify import directory_reader, verify_ledger, verify_log
 from privacy.errors import StorageError
 from privacy.keys import KeyRing

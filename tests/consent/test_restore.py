@@ -22,8 +22,8 @@ from consent.peers import PeerResponse
 from consent.proofs import to_base64
 from consent.rebuild import directory_reader
 from consent.restore import Restoration
+from consent.rows import WitnessedRow
 from consent.state import Reason
-from consent.store import WitnessedRow
 from consent.verify import verify_ledger
 from privacy.errors import PeerUnreachable, PeerViolation, Refused
 

@@ -21,9 +21,9 @@ from consent.ledger import Ledger
 from consent.notes import NoteSigner, VerifierKey
 from consent.purposes import PurposePolicy
 from consent.receipts import UseReceipt
+from consent.rows import RestrictionRow
 from consent.split_views import SplitViews
 from consent.sql import SqlStore
-from consent.store import RestrictionRow
 from consent.subjects import PSEUDONYM
 from consent.trust_policy import PolicyLog, TrustPolicy
 from consent.verify import Outcome, verify_ledger

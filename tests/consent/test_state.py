@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from consent.events import EventType
 from consent.purposes import PurposePolicy, ancestry
+from consent.rows import StandingKey
 from consent.sql import SqlStore, metadata
 from consent.state import Fact, Reason, decide, fold
-from consent.store import StandingKey
 
 POLICY = PurposePolicy.parse(
     """

@@ -26,8 +26,8 @@ from consent.ledger import Ledger
 from consent.notes import VerifierKey
 from consent.pseudonym_sets import PseudonymSet
 from consent.receipts import GateEvidence, UseReceipt
+from consent.rows import RestrictionRow
 from consent.sql import metadata
-from consent.store import RestrictionRow
 from consent.subjects import PSEUDONYM, KeyedHash
 from consent.suppression import Suppressed
 from privacy.errors import BadInput, Tampered
