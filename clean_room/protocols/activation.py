@@ -100,7 +100,7 @@ def start(
     _check_terms(terms)
     side = PairSide(terms, (people,), scalar, random, pool, attestation)
     state, offer = open_run(side, consent, policy)
-    return ActivateOffered(state), offer
+    return ActivateOffered(state, side), offer
 
 
 def _check_terms(terms: object) -> None:
@@ -119,18 +119,19 @@ class ActivateOffered:
     """A has asked and waits for the Accept."""
 
     asked: AnalystOffered
+    side: PairSide = field(repr=False)
 
     def accepted(self, message: Accept) -> ActivateSalted:
         """C agreed; its salt comes next."""
         transcript, (theirs,) = self.asked.checked(message)
-        return ActivateSalted(self.asked.side, transcript, theirs)
+        return ActivateSalted(self.side, transcript, theirs)
 
 
 @dataclass(frozen=True, slots=True)
 class ActivateSalted:
     """A waits for the salt."""
 
-    side: Side = field(repr=False)
+    side: PairSide = field(repr=False)
     transcript: bytes
     theirs: int
 
@@ -139,7 +140,7 @@ class ActivateSalted:
     ) -> tuple[ActivateSent, AnalystPoints]:
         """Hash, encrypt and shuffle the own people. Heavy."""
         transcript = follow(self.transcript, message)
-        side = replace(self.side, salt=message.salt)  # type: ignore[call-arg]
+        side = replace(self.side, salt=message.salt)
         (points,) = side.blinded(progress)
         answer_ = AnalystPoints(transcript, (points.take(permutation(len(points), side.random)),))
         return ActivateSent(side, follow(transcript, answer_), self.theirs), answer_
@@ -199,7 +200,8 @@ def answer(
     side = PairSide(terms, (people,), scalar, random, pool, attestation, salt)
     transcript, accept = agree(side, offer, consent, policy)
     salted = PairSalt(transcript, salt)
-    return ActivateAccepted(side, follow(transcript, salted), offer.commitment.sizes), accept, salted
+    state = ActivateAccepted(side, follow(transcript, salted), offer.commitment.sizes, terms.keep)
+    return state, accept, salted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +211,7 @@ class ActivateAccepted:
     side: Side = field(repr=False)
     transcript: bytes
     theirs: tuple[int, ...]
+    keep: int
     own: tuple[Points, ...] | None = field(repr=False, default=None)
 
     def prepared(self, *, progress: Progress | None = None) -> ActivateAccepted:
@@ -232,12 +235,11 @@ class ActivateAccepted:
         return ActivateReturned(side, follow(transcript, answer_), own.slice(0, people)), answer_
 
     def _thinned(self, points: Points) -> Points:
-        keep = self.side.terms.keep  # type: ignore[attr-defined]
-        if keep == 1000:
+        if self.keep == 1000:
             return points
         # 16 bits a point against the share: off by at most 1/65536, in favour of dropping.
         drawn = np.frombuffer(self.side.random(2 * len(points)), dtype="<u2")
-        dropped = np.flatnonzero(drawn >= keep * 65536 // 1000)
+        dropped = np.flatnonzero(drawn >= self.keep * 65536 // 1000)
         array = points.array.copy()
         for at in dropped.tolist():
             point = rbcl.crypto_core_ristretto255_from_hash(self.side.random(64))
