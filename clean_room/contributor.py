@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations, PartnerPin
-from clean_room.contributions import Workshop, contribute
+from clean_room.conversations import Workshop, contribute
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale, Misuse, PeerViolation
 from clean_room.group.pool import BlindingPool

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clean_room.conversations import Outcome
 from clean_room.errors import Misuse
-from clean_room.inquiries import Outcome
 from clean_room.jobs import Query
 from clean_room.noise import NoisePlan
 from clean_room.protocols.terms import OverlapTerms, Terms

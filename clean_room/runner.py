@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations
-from clean_room.contributions import Workshop
+from clean_room.conversations import Outcome, Workshop, inquire
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.group.pool import BlindingPool
 from clean_room.inputs import QueryInput, prepare, still_allowed
-from clean_room.inquiries import Outcome, inquire
 from clean_room.jobs import Job, JobError, JobState, Stage, concerns
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation

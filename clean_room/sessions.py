@@ -11,7 +11,7 @@ from typing import Any
 
 from clean_room.armour import unarmoured
 from clean_room.collaboration import PartnerPin
-from clean_room.contributions import Contribution, Finished
+from clean_room.conversations import Contribution, Finished
 from clean_room.errors import Misuse, PeerViolation
 from clean_room.inputs import QueryInput
 from clean_room.jobs import Query, Stage
