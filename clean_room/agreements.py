@@ -43,8 +43,10 @@ MIN_EPSILON = 0.01
 """Least ε of a query: below it the noise, and the dummies that carry it, drown any answer."""
 LEASE_SECONDS = 5.0
 """How old what was heard last of a partner may be, unless the terms say otherwise."""
-QueryType = Literal["overlap", "measure", "align"]
+QueryType = Literal["overlap", "measure", "align", "activate", "estimate", "reach"]
 QUERY_TYPES: tuple[QueryType, ...] = ("overlap", "measure", "align")
+"""Agreed on unless the terms say otherwise: what reveals more, or to more partners, must be named."""
+MAX_EPOCH_DAYS = 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[A-Za-z0-9+/=_-]{1,64}")
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -199,6 +201,11 @@ class Terms(_Document):
 
     `lease_seconds` is how old what was heard last of the partner's opt-outs may be for anybody to be used
     with it; 0 for any age. None is for terms signed before there were leases, and means the same.
+    `approval` by a person means that somebody on the contributor's side lets every query through.
+    `thinning` is the share of matching people that may match at all, 1 for all: what is left out protects
+    each of them even from an analyst who lies. `activation_keep` is that share for activations.
+    `epoch_days` is how long blinding keys may live, for refreshes that blind only what has changed; 0 for a
+    fresh key with every query, under which no two runs can be linked.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -210,8 +217,11 @@ class Terms(_Document):
     epsilon_per_query: float = 1.0
     delta_per_query: float = 1e-6
     epsilon_per_month: float = 10.0
-    approval: Literal["auto"] = "auto"
+    approval: Literal["auto", "person"] = "auto"
     lease_seconds: float | None = None
+    thinning: float = 1.0
+    activation_keep: float = 1.0
+    epoch_days: int = 0
 
     def __post_init__(self) -> None:
         positive = (self.epsilon_per_query, self.delta_per_query, self.epsilon_per_month)
@@ -227,6 +237,10 @@ class Terms(_Document):
             raise Misuse("minimum_input and minimum_cell must be at least 1.", code="malformed_document")
         if self.lease_seconds and not 1 <= self.lease_seconds <= 86_400:
             raise Misuse("lease_seconds is 0 (none), or 1 to 86400.", code="malformed_document")
+        if not 0.5 <= self.thinning <= 1 or not 0.5 <= self.activation_keep <= 1:
+            raise Misuse("thinning and activation_keep are shares from 0.5 to 1.", code="malformed_document")
+        if not 0 <= self.epoch_days <= MAX_EPOCH_DAYS:
+            raise Misuse(f"epoch_days is 0 (none), or 1 to {MAX_EPOCH_DAYS}.", code="malformed_document")
         if self.key_profile not in PROFILES:
             raise Misuse("key_profile is not one this version knows.", code="malformed_document")
         if not self.purposes or not self.query_types:
@@ -283,6 +297,10 @@ class Terms(_Document):
             delta_per_query=min(self.delta_per_query, other.delta_per_query),
             epsilon_per_month=min(self.epsilon_per_month, other.epsilon_per_month),
             lease_seconds=_shorter(self.lease_seconds, other.lease_seconds),
+            approval="person" if "person" in (self.approval, other.approval) else "auto",
+            thinning=min(self.thinning, other.thinning),
+            activation_keep=min(self.activation_keep, other.activation_keep),
+            epoch_days=min(self.epoch_days, other.epoch_days),
         )
 
 

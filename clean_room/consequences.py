@@ -14,7 +14,14 @@ from privacy.errors import Misuse
 
 __all__ = ["JobConsequences"]
 
-_KINDS = {"overlap": "result", "measure": "result", "align": "alignment", "activation": "export"}
+_KINDS = {
+    "overlap": "result",
+    "measure": "result",
+    "estimate": "result",
+    "reach": "result",
+    "align": "alignment",
+    "activate": "export",
+}
 _ENDED = frozenset({JobState.CANCELLED, JobState.FAILED, JobState.REJECTED, JobState.TIMED_OUT})
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "JobState",
     "Query",
     "Role",
+    "Source",
     "Stage",
     "concerns",
     "may_follow",
@@ -77,21 +78,38 @@ def may_follow(current: JobState, following: JobState) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """One more partner's list in a `reach`: under which collaboration, which dataset, which segment of it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    collaboration: str
+    dataset: str
+    segment: str | None = None
+
+
+Kind = Literal["overlap", "measure", "align", "activate", "estimate", "reach"]
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """What an analyst asks: which own dataset against which of the partner's, why, and split by what.
 
     `column` and `statistic` are for `measure` only; `holdout` names the cell of the own dimension that was
     left out of a campaign, for the statistic `lift`. `epsilon` of None asks for the collaboration's. Those go
     in who allowed `purpose` and every one of `also_for`, such as the model an alignment is made for.
+    `fallback_keys` are joined on, in this order, where `key` finds nobody (`overlap` only). `sample` is the
+    share of people an `estimate` looks at; None asks for one that makes the estimate good to half a percent.
+    `others` are the further partners of a `reach`, besides the one of `collaboration`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    kind: Literal["overlap", "measure", "align"]
+    kind: Kind
     collaboration: str
     dataset: str
     partner_dataset: str
     purpose: str
     key: str = "email"
+    fallback_keys: tuple[str, ...] = ()
     dimensions: tuple[str, ...] = ()
     partner_dimensions: tuple[str, ...] = ()
     segment: str | None = None
@@ -101,6 +119,8 @@ class Query:
     epsilon: float | None = None
     also_for: tuple[str, ...] = ()
     holdout: str | None = None
+    sample: float | None = None
+    others: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.kind == "measure") != (self.column is not None):
@@ -112,8 +132,18 @@ class Query:
                 "a lift is a measure split by one own dimension, of which the holdout is a value.",
                 code="malformed_query",
             )
-        if self.kind == "align" and (self.dimensions or self.partner_dimensions):
-            raise Misuse("an alignment is not split into cells.", code="malformed_query")
+        if self.kind in _WHOLE and (self.dimensions or self.partner_dimensions):
+            raise Misuse(f"{_WHOLE[self.kind]} is not split into cells.", code="malformed_query")
+        if self.fallback_keys and self.kind != "overlap":
+            raise Misuse("only an overlap is joined on several keys.", code="malformed_query")
+        if len({self.key, *self.fallback_keys}) != 1 + len(self.fallback_keys):
+            raise Misuse("a query names the same key twice.", code="malformed_query")
+        if self.sample is not None and (self.kind != "estimate" or not 0 < self.sample <= 1):
+            raise Misuse("an estimate looks at a share above 0 and at most 1.", code="malformed_query")
+        if (self.kind == "reach") != bool(self.others) or len(self.others) > 6:
+            raise Misuse("a reach names 1 to 6 further partners; nothing else does.", code="malformed_query")
+        if len({self.collaboration, *(other.collaboration for other in self.others)}) != 1 + len(self.others):
+            raise Misuse("a reach names the same partner twice.", code="malformed_query")
         if self.epsilon is not None and not 0 < self.epsilon <= 20:
             raise Misuse("epsilon must be above 0 and at most 20.", code="malformed_query")
         if len(self.also_for) > 8:
@@ -135,6 +165,7 @@ class Query:
             ) from None
 
 
+_WHOLE = {"align": "an alignment", "activate": "an activation", "reach": "a reach"}
 _READER = TypeAdapter(Query)
 
 

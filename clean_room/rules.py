@@ -110,11 +110,12 @@ class PurposeAgreed:
 
 
 class KeyAgreed:
-    """Both datasets offer the identifier kind the query joins on."""
+    """Both datasets offer every identifier kind the query joins on."""
 
     def check(self, asked: Asked) -> None:
+        wanted = {asked.query.key, *asked.query.fallback_keys}
         for offer in (asked.own, asked.partners):
-            if asked.query.key not in offer.kinds:
+            if not wanted <= set(offer.kinds):
                 raise Refused(
                     "one of the datasets is not offered with that kind of identifier.",
                     code="column_not_agreed",

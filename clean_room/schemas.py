@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clean_room.jobs import Query
+from clean_room.jobs import Kind, Query, Source
 
 __all__ = [
     "AcceptIn",
@@ -20,11 +20,20 @@ __all__ = [
     "PreviewOut",
     "QueryIn",
     "ReceiptOut",
+    "SourceIn",
 ]
 
 
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class SourceIn(_In):
+    """One more partner's list in a reach."""
+
+    collaboration: str = Field(min_length=1, max_length=64)
+    dataset: str = Field(min_length=1, max_length=64)
+    segment: str | None = Field(default=None, max_length=64)
 
 
 class QueryIn(_In):
@@ -44,12 +53,15 @@ class QueryIn(_In):
             }
         },
     )
-    kind: Literal["overlap", "measure", "align"] = "overlap"
+    kind: Kind = "overlap"
     collaboration: str = Field(min_length=1, max_length=64)
     dataset: str = Field(min_length=1, max_length=64, description="One of this node's datasets.")
     partner_dataset: str = Field(min_length=1, max_length=64, description="One the partner offers.")
     purpose: str = Field(min_length=1, max_length=128, description="One both agreed to.")
     key: Literal["email", "phone"] = Field(default="email", description="The identifier to join on.")
+    fallback_keys: tuple[Literal["email", "phone"], ...] = Field(
+        default=(), max_length=3, description="Joined on in this order where the key finds nobody."
+    )
     dimensions: tuple[str, ...] = Field(default=(), max_length=4, description="Split own people by these.")
     partner_dimensions: tuple[str, ...] = Field(default=(), max_length=4)
     segment: str | None = Field(default=None, max_length=64)
@@ -63,10 +75,17 @@ class QueryIn(_In):
     also_for: tuple[str, ...] = Field(
         default=(), max_length=8, description="Further purposes that everybody who goes in must have allowed."
     )
+    sample: float | None = Field(
+        default=None, gt=0, le=1, description="For estimate: the share of people looked at."
+    )
+    others: tuple[SourceIn, ...] = Field(
+        default=(), max_length=6, description="For reach: the further partners."
+    )
 
     def query(self) -> Query:
         """The same as the value the service takes."""
-        return Query(**self.model_dump())
+        fields = self.model_dump(exclude={"others"})
+        return Query(**fields, others=tuple(Source(**other.model_dump()) for other in self.others))
 
 
 class JobOut(BaseModel):

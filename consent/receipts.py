@@ -45,7 +45,7 @@ __all__ = [
     "verify_presence",
 ]
 
-USE_KINDS = ("overlap", "measure", "align", "training", "activation")
+USE_KINDS = ("overlap", "measure", "align", "activate", "estimate", "reach", "training")
 _MAX_PAYLOAD = 1 << 20
 
 
@@ -77,7 +77,7 @@ class GateEvidence:
 
 @dataclass(frozen=True, slots=True)
 class UseReceipt:
-    """One use of a set of people. `kind` is one of overlap, measure, align, training, activation;
+    """One use of a set of people. `kind` is one of USE_KINDS;
     `round` a training round or None; the two hashes are hex SHA-256, or empty where nothing came out."""
 
     id: str

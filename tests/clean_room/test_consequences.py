@@ -55,5 +55,5 @@ def test_an_alignment_stands_as_long_as_its_file_does(job, tmp_path):
 
 
 def test_an_export_was_released_and_training_is_anothers_to_tell(job, tmp_path):
-    assert told(job, "activation", tmp_path) == [("export", "released")]
+    assert told(job, "activate", tmp_path) == [("export", "released")]
     assert told(job, "training", tmp_path) == []
