@@ -8,37 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from comity.cli.agreed import Collaboration, the_collaboration
 from comity.cli.calling import ApiKey, Url, calling
 from comity.cli.output import Directory, Json, document, show, table
 from comity.cli.progress import bar
-from privacy.errors import Misuse
 
 if TYPE_CHECKING:
     from federated.api import RunView
-    from federated.client import TrainingClient
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train a joint model with a partner.")
-
-
-def _agreed(node: TrainingClient, collaboration: str | None) -> str:
-    if collaboration is not None:
-        return collaboration
-    agreed = [c.id for c in node.collaborations() if c.state == "agreed"]
-    if len(agreed) != 1:
-        raise Misuse(
-            "There is not exactly one collaboration in force.",
-            advice="Name it with --collab; see comity collab show.",
-        )
-    return agreed[0]
 
 
 @app.command()
 def run(
     *,
-    collaboration: Annotated[
-        str | None,
-        typer.Option("--collab", help="Id of the collaboration.", show_default="the only one agreed"),
-    ] = None,
+    collaboration: Collaboration = None,
     dataset: Annotated[str, typer.Option("--dataset", help="This node's dataset; it holds the label.")],
     partner_dataset: Annotated[str, typer.Option("--partner-dataset", help="The partner's dataset.")],
     label: Annotated[str, typer.Option("--label", help="Column of 0 and 1 to predict.")],
@@ -89,7 +73,7 @@ def run(
     with calling(directory, url, api_key) as caller:
         node = TrainingClient.over(caller)
         body = TrainingRunBody(
-            collaboration=_agreed(node, collaboration),
+            collaboration=the_collaboration(node, collaboration),
             dataset=dataset,
             partner_dataset=partner_dataset,
             label=label,

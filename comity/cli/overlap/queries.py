@@ -11,111 +11,24 @@ import typer
 from comity.cli.calling import ApiKey, Url, calling
 from comity.cli.output import Directory, Json, document, show, table
 from comity.cli.overlap.app import app
+from comity.cli.overlap.question import Question, takes_question
 from comity.cli.progress import bar
-from privacy.errors import Misuse
 
 if TYPE_CHECKING:
-    from clean_room.client import Comity
-    from clean_room.schemas import JobOut, QueryIn
-
-Collaboration = Annotated[
-    str | None, typer.Option("--collab", help="Id of the collaboration.", show_default="the only one agreed")
-]
-Dataset = Annotated[str, typer.Option("--dataset", help="One of this node's datasets.")]
-Partners = Annotated[str, typer.Option("--partner-dataset", help="The dataset of the partner to ask about.")]
-Purpose = Annotated[str, typer.Option("--purpose", help="One both agreed to.")]
-Kind = Annotated[
-    str, typer.Option("--kind", help="overlap, measure (a partner's column) or align (row ids).")
-]
-Key = Annotated[str, typer.Option("--key", help="Identifier to join on: email or phone.")]
-By = Annotated[list[str] | None, typer.Option("--by", help="Split own people by this dimension; repeatable.")]
-PartnerBy = Annotated[
-    list[str] | None, typer.Option("--partner-by", help="Split the partner's by this dimension; repeatable.")
-]
-Segment = Annotated[str | None, typer.Option("--segment", help="Only own people in this segment.")]
-PartnerSegment = Annotated[
-    str | None, typer.Option("--partner-segment", help="Only the partner's people in this segment.")
-]
-Column = Annotated[str | None, typer.Option("--column", help="For measure: the partner's column.")]
-Statistic = Annotated[
-    str, typer.Option("--statistic", help="For measure: mean, sum, count, variance or lift.")
-]
-Holdout = Annotated[
-    str | None,
-    typer.Option("--holdout", help="For lift: the value of the --by dimension left out of the campaign."),
-]
-Epsilon = Annotated[
-    float | None, typer.Option("--epsilon", help="ε to spend.", show_default="the agreement's")
-]
-
-
-def _query(node: Comity, collaboration: str | None, **fields: Any) -> QueryIn:
-    from pydantic import ValidationError
-
-    from clean_room.schemas import QueryIn
-
-    if collaboration is None:
-        agreed = [c.id for c in node.collaborations() if c.state == "agreed"]
-        if len(agreed) != 1:
-            raise Misuse(
-                "there is not exactly one collaboration in force.",
-                advice="Name it with --collab; see comity collab show.",
-            )
-        collaboration = agreed[0]
-    try:
-        return QueryIn(collaboration=collaboration, **fields)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise Misuse(f"the query's {where} is not one this version knows.") from None
+    from clean_room.schemas import JobOut
 
 
 @app.command()
-def preview(
-    *,
-    collaboration: Collaboration = None,
-    dataset: Dataset,
-    partner_dataset: Partners,
-    purpose: Purpose = "overlap.reach",
-    kind: Kind = "overlap",
-    key: Key = "email",
-    by: By = None,
-    partner_by: PartnerBy = None,
-    segment: Segment = None,
-    partner_segment: PartnerSegment = None,
-    column: Column = None,
-    statistic: Statistic = "mean",
-    holdout: Holdout = None,
-    epsilon: Epsilon = None,
-    directory: Directory = Path(),
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: Json = False,
-) -> None:
+@takes_question
+def preview(question: Question) -> None:
     """Say what a query would cost and how sure its answer would be; nothing is sent to the partner.
 
     Example:
 
         comity overlap preview --dataset customers --partner-dataset shoppers --by age_band
     """
-    with calling(directory, url, api_key) as node:
-        asked = _query(
-            node,
-            collaboration,
-            kind=kind,
-            dataset=dataset,
-            partner_dataset=partner_dataset,
-            purpose=purpose,
-            key=key,
-            dimensions=tuple(by or ()),
-            partner_dimensions=tuple(partner_by or ()),
-            segment=segment,
-            partner_segment=partner_segment,
-            column=column,
-            statistic=statistic,
-            holdout=holdout,
-            epsilon=epsilon,
-        )
-        found = node.preview(asked)
+    with calling(question.directory, question.url, question.api_key) as node:
+        found = node.preview(question.query(node))
     lines = [
         f"cost          ε = {found.epsilon:g}, δ = {found.delta:g}",
         f"error bar     ± {found.error_bar} people in total",
@@ -125,34 +38,18 @@ def preview(
     ]
     if found.error_bar_sum is not None:
         lines.append(f"error of sum  ± {found.error_bar_sum:g} per cell")
-    show(as_json, found.model_dump(), lines)
+    show(question.as_json, found.model_dump(), lines)
 
 
 @app.command()
+@takes_question
 def run(
+    question: Question,
     *,
-    collaboration: Collaboration = None,
-    dataset: Dataset,
-    partner_dataset: Partners,
-    purpose: Purpose = "overlap.reach",
-    kind: Kind = "overlap",
-    key: Key = "email",
-    by: By = None,
-    partner_by: PartnerBy = None,
-    segment: Segment = None,
-    partner_segment: PartnerSegment = None,
-    column: Column = None,
-    statistic: Statistic = "mean",
-    holdout: Holdout = None,
-    epsilon: Epsilon = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Asking again with it returns the same job.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result.")] = True,
-    directory: Directory = Path(),
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: Json = False,
 ) -> None:
     """Ask the partner, and wait for the answer.
 
@@ -165,33 +62,16 @@ def run(
         comity overlap run --kind measure --column repaid --purpose overlap.measure \\
             --dataset customers --partner-dataset shoppers
     """
-    with calling(directory, url, api_key) as node:
-        asked = _query(
-            node,
-            collaboration,
-            kind=kind,
-            dataset=dataset,
-            partner_dataset=partner_dataset,
-            purpose=purpose,
-            key=key,
-            dimensions=tuple(by or ()),
-            partner_dimensions=tuple(partner_by or ()),
-            segment=segment,
-            partner_segment=partner_segment,
-            column=column,
-            statistic=statistic,
-            holdout=holdout,
-            epsilon=epsilon,
-        )
-        job = node.ask(asked, idempotency_key=idempotency_key)
+    with calling(question.directory, question.url, question.api_key) as node:
+        job = node.ask(question.query(node), idempotency_key=idempotency_key)
         if wait:
             try:
-                with bar(f"{kind} with {job.partner}") as update:
+                with bar(f"{question.kind} with {job.partner}") as update:
                     job = node.wait(job.id, seen=lambda found: update(found.progress))
             except KeyboardInterrupt:
                 node.cancel(job.id)
                 raise
-    _conclude(job, as_json)
+    _conclude(job, question.as_json)
 
 
 @app.command("show")
