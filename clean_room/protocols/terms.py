@@ -6,6 +6,7 @@ Which type it is decides what the analyst will learn; there is no flag that wide
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +25,8 @@ __all__ = [
     "MeasureTerms",
     "OverlapTerms",
     "Padding",
+    "PartnerList",
+    "ReachTerms",
     "Terms",
     "parse_terms",
 ]
@@ -36,6 +39,7 @@ MAX_COLUMNS = 16
 MAX_DUMMIES = 100_000
 MAX_TOTAL_DUMMIES = 4_000_000
 MAX_PEOPLE = 1 << 27
+MIN_PARTNERS, MAX_PARTNERS = 2, 7
 _MAX_TEXT = 256
 _MAX_BYTES = 1 << 20
 
@@ -258,8 +262,101 @@ class ActivateTerms(Terms):
         _whole("keep", self.keep, 1, 1000)
 
 
+@dataclass(frozen=True, slots=True)
+class PartnerList:
+    """One contributor's list in a `reach`, named by the collaboration under which it is asked for."""
+
+    collaboration: str
+    dataset: str
+    segment: str = ""
+
+    def __post_init__(self) -> None:
+        _text("collaboration", self.collaboration)
+        _text("dataset", self.dataset)
+        _text("segment", self.segment, empty=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachTerms(Terms):
+    """`reach`: the analyst learns how many people are in exactly which of 3 to 8 lists, with noise.
+
+    `partners` are all the contributors, by ascending collaboration, which is the order of the ring; list 0
+    is the analyst's, list i that of `partners[i - 1]`. What is said of one contributor alone (`contributor`,
+    `collaboration`, `rules`, `contributor_dataset`) differs from session to session; `panel` is the hash of
+    the rest, the same for all.
+
+    `dummies` is D, even, for every set of other lists (see protocols.reach). `size_slack` is B: a list goes
+    out as long as one of n + B + ν people, with −B ≤ ν ≤ B the contributor's noise. Of `epsilon`,
+    `size_epsilon` is for ν and the rest for the dummies; drawing both accordingly is the caller's part.
+    """
+
+    PROTOCOL: ClassVar[str] = "reach/1"
+
+    partners: tuple[PartnerList, ...]
+    analyst_segment: str = ""
+    dummies: int = 0
+    size_slack: int = 0
+    epsilon: float = 0.0
+    size_epsilon: float = 0.0
+    delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super(ReachTerms, self).__post_init__()
+        _text("analyst_segment", self.analyst_segment, empty=True)
+        if not isinstance(self.partners, tuple) or not all(isinstance(p, PartnerList) for p in self.partners):
+            raise Misuse("The terms' partners must be a tuple of PartnerList.")
+        if not MIN_PARTNERS <= len(self.partners) <= MAX_PARTNERS:
+            raise Misuse(f"A reach has {MIN_PARTNERS} to {MAX_PARTNERS} partners besides the analyst.")
+        order = [partner.collaboration for partner in self.partners]
+        if order != sorted(set(order)):
+            raise Misuse("The terms' partners must be distinct and in ascending order of collaboration.")
+        if PartnerList(self.collaboration, self.contributor_dataset) not in [
+            PartnerList(partner.collaboration, partner.dataset) for partner in self.partners
+        ]:
+            raise Misuse("The terms' contributor is not one of their partners.")
+        _whole("dummies", self.dummies, 0, MAX_DUMMIES)
+        _whole("size_slack", self.size_slack, 0, MAX_DUMMIES)
+        if self.dummies % 2:
+            raise Misuse("The terms' dummies must be even: the noise is centred at half of them.")
+        if self.dummies * len(self.partners) << len(self.partners) > MAX_TOTAL_DUMMIES:
+            raise Misuse(
+                f"The terms need more than {MAX_TOTAL_DUMMIES} dummies in a list.",
+                advice="Ask with fewer partners, or with a larger epsilon.",
+                code="too_many_dummies",
+            )
+        for name in ("epsilon", "size_epsilon", "delta"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < math.inf:
+                raise Misuse(f"The terms' {name} must be a number, 0 or more.")
+        if self.size_epsilon > self.epsilon:
+            raise Misuse("The terms' size_epsilon is part of their epsilon.")
+
+    @property
+    def parties(self) -> int:
+        """How many lists there are: 3 to 8."""
+        return 1 + len(self.partners)
+
+    @property
+    def place(self) -> int:
+        """Number of the contributor's list: 1 or more."""
+        return 1 + [partner.collaboration for partner in self.partners].index(self.collaboration)
+
+    @property
+    def region_epsilon(self) -> float:
+        """ε of the dummies."""
+        return self.epsilon - self.size_epsilon
+
+    @property
+    def panel(self) -> str:
+        """SHA-256 (hex) of what the terms of all contributors have in common."""
+        common = {**asdict(self), "protocol": self.PROTOCOL}
+        for name in ("contributor", "collaboration", "rules", "contributor_dataset"):
+            del common[name]
+        return hashlib.sha256(rfc8785.dumps(common)).hexdigest()
+
+
 _TYPES: dict[str, type[Terms]] = {
-    t.PROTOCOL: t for t in (OverlapTerms, MeasureTerms, AlignTerms, ActivateTerms)
+    t.PROTOCOL: t for t in (OverlapTerms, MeasureTerms, AlignTerms, ActivateTerms, ReachTerms)
 }
 
 
@@ -269,13 +366,14 @@ def _rebuild(kind: type[Any], members: object) -> Any:
     values: dict[str, Any] = dict(members)
     if "padding" in values:
         values["padding"] = _rebuild(Padding, values["padding"])
-    for name in ("analyst_segments", "contributor_segments", "columns"):
+    for name in ("analyst_segments", "contributor_segments", "columns", "partners"):
         if name in values:
             if not isinstance(values[name], list):
                 raise PeerViolation(f"The terms' {name} is not a list.")
             values[name] = tuple(values[name])
-    if "columns" in values:
-        values["columns"] = tuple(_rebuild(ColumnTerms, column) for column in values["columns"])
+    for name, part in (("columns", ColumnTerms), ("partners", PartnerList)):
+        if name in values:
+            values[name] = tuple(_rebuild(part, member) for member in values[name])
     return kind(**values)
 
 
