@@ -152,7 +152,7 @@ def post_document(
         raise PeerViolation("the partner's answer is too long.")
     try:
         parsed = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PeerViolation("the partner's answer is not JSON.") from None
     if not isinstance(parsed, dict):
         raise PeerViolation("the partner's answer is not a JSON object.")
