@@ -34,9 +34,11 @@ __all__ = [
     "ColumnOffer",
     "DatasetOffer",
     "DimensionOffer",
+    "Document",
     "Invitation",
     "Party",
     "Terms",
+    "check_moment",
 ]
 
 MIN_EPSILON = 0.01
@@ -53,7 +55,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _FORBID = ConfigDict(extra="forbid")
 
 
-class _Document:
+class Document:
     """A frozen dataclass with one canonical JSON form and a strict reader."""
 
     __slots__ = ()
@@ -112,7 +114,8 @@ def _name(text: str, what: str) -> None:
         raise Misuse(f"{what} must be 1 to 64 letters, digits, '-', '_' or '.'.", code="malformed_document")
 
 
-def _moment(text: str, what: str) -> None:
+def check_moment(text: str, what: str) -> None:
+    """Raises `Misuse(malformed_document)` unless `text` is a time with its offset."""
     try:
         aware = datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
@@ -127,7 +130,7 @@ def _identity(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Party(_Document):
+class Party(Document):
     """One partner: the name it goes by, where its node is, its pinned Ed25519 key, its X25519 public key and
     the verifier key of its consent log."""
 
@@ -148,7 +151,7 @@ class Party(_Document):
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnOffer(_Document):
+class ColumnOffer(Document):
     """A column a partner may have measured, and the bounds each person's value is clipped to."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -164,7 +167,7 @@ class ColumnOffer(_Document):
 
 
 @dataclass(frozen=True, slots=True)
-class DimensionOffer(_Document):
+class DimensionOffer(Document):
     """A dimension cells may be split by, and its public values (known to both before any query)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -177,7 +180,7 @@ class DimensionOffer(_Document):
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetOffer(_Document):
+class DatasetOffer(Document):
     """What of one dataset the other partner may ask about."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -196,7 +199,7 @@ class DatasetOffer(_Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms(_Document):
+class Terms(Document):
     """The rules a collaboration is run by. ε and δ are per query; the month's ε is per dataset lineage.
 
     `lease_seconds` is how old what was heard last of the partner's opt-outs may be for anybody to be used
@@ -310,7 +313,7 @@ def _shorter(one: float | None, other: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Invitation(_Document):
+class Invitation(Document):
     """The inviter's half: who is asked (with pinned key), on what terms, with what offered."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -325,12 +328,12 @@ class Invitation(_Document):
 
     def __post_init__(self) -> None:
         _identity(self.id)
-        _moment(self.created_at, "created_at")
-        _moment(self.expires_at, "expires_at")
+        check_moment(self.created_at, "created_at")
+        check_moment(self.expires_at, "expires_at")
 
 
 @dataclass(frozen=True, slots=True)
-class Acceptance(_Document):
+class Acceptance(Document):
     """The acceptor's half: the invitation meant (by hash), its own terms and offers, its X25519 public."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
@@ -342,12 +345,15 @@ class Acceptance(_Document):
     v: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        _moment(self.accepted_at, "accepted_at")
+        check_moment(self.accepted_at, "accepted_at")
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement(_Document):
-    """What both signed. `offers` maps each party's name to the datasets it offers the other."""
+class Agreement(Document):
+    """What both signed. `offers` maps each party's name to the datasets it offers the other.
+
+    Version 1 follows from invitation and acceptance; each later one names the hash of the one before it.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID
     id: str
@@ -355,6 +361,8 @@ class Agreement(_Document):
     terms: Terms
     offers: Mapping[str, tuple[DatasetOffer, ...]]
     agreed_at: str
+    version: int = 1
+    supersedes: str = ""
     v: Literal[1] = 1
 
     @classmethod

@@ -13,6 +13,8 @@ from clean_room.errors import Misuse, PeerViolation
 from clean_room.jobs import Job, Role
 from clean_room.schemas import (
     AcceptIn,
+    AmendIn,
+    AmendmentAcceptIn,
     BudgetOut,
     CollaborationOut,
     DatasetOut,
@@ -83,6 +85,34 @@ def _add_collaborations(router: APIRouter, service: CleanRoom, guards: Guards) -
     )
     def rotate(collaboration: str, _: str = steward) -> CollaborationOut:
         return CollaborationOut(**book.show(book.rotate(collaboration).id)[0])
+
+    @router.post(
+        "/v1/collaborations/{collaboration}:amend",
+        tags=["collaborations"],
+        summary="Propose another version to the partner",
+    )
+    def amend(collaboration: str, asked: AmendIn, _: str = steward) -> CollaborationOut:
+        terms = Terms.stated(asked.terms)
+        row = book.amend(collaboration, terms=terms, datasets=asked.datasets, days=asked.days)
+        return CollaborationOut(**book.show(row.id)[0])
+
+    @router.post(
+        "/v1/collaborations/{collaboration}:accept-amendment",
+        tags=["collaborations"],
+        summary="Accept the version the partner proposes",
+    )
+    def accept_amendment(collaboration: str, asked: AmendmentAcceptIn, _: str = steward) -> CollaborationOut:
+        terms = None if asked.terms is None else Terms.stated(asked.terms)
+        row = book.accept_amendment(collaboration, terms=terms, datasets=asked.datasets)
+        return CollaborationOut(**book.show(row.id)[0])
+
+    @router.post(
+        "/v1/collaborations/{collaboration}:decline-amendment",
+        tags=["collaborations"],
+        summary="Forget what has been proposed",
+    )
+    def decline_amendment(collaboration: str, _: str = steward) -> CollaborationOut:
+        return CollaborationOut(**book.show(book.decline_amendment(collaboration).id)[0])
 
     @router.post("/v1/collaborations/{collaboration}:leave", tags=["collaborations"], summary="Leave")
     def leave(collaboration: str, _: str = steward) -> CollaborationOut:
@@ -181,6 +211,25 @@ def _add_peer_collaborations(router: APIRouter, service: CleanRoom, guards: Guar
     )
     async def rotation(collaboration: str, request: Request, name: str = partner) -> dict[str, Any]:
         return await run_in_threadpool(book.rotated, name, collaboration, await _document(request))
+
+    @router.post(
+        "/v1/peer/collaborations/{collaboration}/amendment",
+        tags=["peer"],
+        summary="Partner proposes a version",
+    )
+    async def amendment(collaboration: str, request: Request, name: str = partner) -> dict[str, str]:
+        row = await run_in_threadpool(book.amendment, name, collaboration, await _document(request))
+        return {"id": row.id, "state": row.state}
+
+    @router.post(
+        "/v1/peer/collaborations/{collaboration}/amendment/acceptance",
+        tags=["peer"],
+        summary="Partner accepts a version",
+    )
+    async def amendment_acceptance(
+        collaboration: str, request: Request, name: str = partner
+    ) -> dict[str, Any]:
+        return await run_in_threadpool(book.amendment_accepted, name, collaboration, await _document(request))
 
     @router.post("/v1/peer/collaborations/{collaboration}/leave", tags=["peer"], summary="Partner leaves")
     def leave(collaboration: str, name: str = partner) -> dict[str, str]:

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ValidationError
 from clean_room.jobs import TERMINAL
 from clean_room.schemas import (
     AcceptIn,
+    AmendIn,
+    AmendmentAcceptIn,
     BudgetOut,
     CollaborationOut,
     DatasetOut,
@@ -140,6 +142,19 @@ class Comity:
     def rotate(self, collaboration: str) -> CollaborationOut:
         """Replace the key shared with the partner."""
         return self._one(CollaborationOut, "POST", f"/v1/collaborations/{collaboration}:rotate")
+
+    def amend(self, collaboration: str, amendment: AmendIn) -> CollaborationOut:
+        """Propose another version of an agreement to the partner's node."""
+        return self._one(CollaborationOut, "POST", f"/v1/collaborations/{collaboration}:amend", amendment)
+
+    def accept_amendment(self, collaboration: str, own: AmendmentAcceptIn) -> CollaborationOut:
+        """Accept the version that the partner proposes."""
+        path = f"/v1/collaborations/{collaboration}:accept-amendment"
+        return self._one(CollaborationOut, "POST", path, own)
+
+    def decline_amendment(self, collaboration: str) -> CollaborationOut:
+        """Forget what has been proposed."""
+        return self._one(CollaborationOut, "POST", f"/v1/collaborations/{collaboration}:decline-amendment")
 
     def leave(self, collaboration: str) -> CollaborationOut:
         """End an agreement."""

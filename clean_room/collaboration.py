@@ -16,11 +16,13 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from clean_room.agreement_book import OPEN, AgreementBook, PartnerPin
 from clean_room.agreements import Acceptance, Agreement, Invitation, Party, Terms
+from clean_room.amendments import Amendments
 from clean_room.armour import armoured, unarmoured
 from clean_room.datasets import Catalogue
 from clean_room.key_rotation import KeyRotation
@@ -38,19 +40,9 @@ __all__ = ["Collaborations", "PartnerLedger", "PartnerPin"]
 _INVITE = "collaboration-invitation"
 _ACCEPT = "collaboration-acceptance"
 _AGREE = "collaboration-agreement"
-_OPEN = ("invited", "accepting", "agreed")
 _MAX_RECEIVED = 100
 _MAX_FROM_ONE = 3
 _WAITING = timedelta(days=14)
-
-
-@dataclass(frozen=True, slots=True)
-class PartnerPin:
-    """A partner this node talks to: its name, its node's URL and the only key it may sign with."""
-
-    name: str
-    url: str
-    key: PublicKey
 
 
 class PartnerLedger(Protocol):
@@ -69,11 +61,14 @@ class PartnerLedger(Protocol):
     def rotated_key(self, name: str, fields: Mapping[str, object]) -> None:
         """Record that another key is shared; everybody who stands is told again under it."""
 
+    def amended_agreement(self, name: str, lease: timedelta | None, fields: Mapping[str, object]) -> None:
+        """Record that another version of the agreement holds, and the lease it brings."""
+
     def record_system(self, type_: EventType, fields: Mapping[str, object]) -> object:
         """Write an event that is about no single person."""
 
 
-class Collaborations:
+class Collaborations(AgreementBook):
     """The agreements of one node. Thread-safe; every method that returns has committed."""
 
     def __init__(
@@ -90,11 +85,12 @@ class Collaborations:
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
     ) -> None:
-        self._store = store
+        own_key, secrets = identity.public.to_text(), PairSecrets(keyring)
+        rotation = KeyRotation(store, secrets, ledger, own_key=own_key, clock=clock, random=random)
+        super().__init__(store, secrets, rotation)
         self._name = name
         self._url = url
         self._identity = identity
-        self._secrets = PairSecrets(keyring)
         self._catalogue = catalogue
         self._connect = connect
         self._ledger = ledger
@@ -102,9 +98,8 @@ class Collaborations:
         self._random = random
         self._lock = threading.Lock()
         self._rotating = threading.Lock()
-        own_key = identity.public.to_text()
-        self._rotation = KeyRotation(
-            store, self._secrets, ledger, own_key=own_key, clock=clock, random=random
+        self._amendments = Amendments(
+            store, identity=identity, catalogue=catalogue, ledger=ledger, clock=clock
         )
 
     def invite(
@@ -277,10 +272,8 @@ class Collaborations:
 
     def left(self, partner: str, collaboration: str) -> None:
         """The partner has left."""
-        row = self._row(collaboration)
-        if row.partner != partner:
-            raise Refused("that collaboration is not with this partner.", code="not_authorised")
-        if row.state in _OPEN:
+        row = self._of(partner, collaboration)
+        if row.state in OPEN:
             self._ended(row)
 
     def rotate(self, collaboration: str) -> CollaborationRow:
@@ -297,72 +290,46 @@ class Collaborations:
     def rotated(self, partner: str, collaboration: str, document: object) -> dict[str, Any]:
         """The partner replaces the shared key; the answer is this node's half of it."""
         with self._rotating:
-            row = self._row(collaboration)
-            if row.partner != partner:
-                raise Refused("that collaboration is not with this partner.", code="not_authorised")
-            return self._rotation.rotated(row, document)
+            return self._rotation.rotated(self._of(partner, collaboration), document)
 
-    def show(self, collaboration: str | None = None) -> list[dict[str, Any]]:
-        """Collaborations as the API shows them, oldest first."""
-        rows = self._store.all() if collaboration is None else [self._row(collaboration)]
-        return [self._shown(row) for row in rows]
-
-    def agreement(self, collaboration: str) -> Agreement:
-        """The agreement in force; raises `Misuse(unknown_collaboration)` or `Refused(not_agreed)`."""
+    def amend(
+        self, collaboration: str, *, terms: Terms, datasets: Sequence[str] | None = None, days: int = 14
+    ) -> CollaborationRow:
+        """Propose another version of an agreement in force to the partner's node."""
         row = self._row(collaboration)
-        if row.state != "agreed":
-            raise Refused(
-                "that collaboration is not in force.", code="not_agreed", advice="Agree on it first."
-            )
-        return Agreement.from_document(row.documents["agreement"])
+        connection = self._connect(self.partner(row.id))
+        return self._amendments.propose(row, connection, terms=terms, datasets=datasets, days=days)
 
-    def partner(self, collaboration: str) -> PartnerPin:
-        """The other side of a collaboration in force."""
+    def accept_amendment(
+        self, collaboration: str, *, terms: Terms | None = None, datasets: Sequence[str] | None = None
+    ) -> CollaborationRow:
+        """Accept what the partner has proposed; both sides hold the new version afterwards."""
         row = self._row(collaboration)
-        if row.state != "agreed":
-            raise Refused(
-                "that collaboration is not in force.", code="not_agreed", advice="Agree on it first."
-            )
-        return PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+        connection = self._connect(self.partner(row.id))
+        with self._lock:
+            return self._amendments.accept(row, connection, terms=terms, datasets=datasets)
+
+    def decline_amendment(self, collaboration: str) -> CollaborationRow:
+        """Forget what has been proposed; the version in force goes on."""
+        return self._amendments.decline(self._row(collaboration))
+
+    def amendment(self, partner: str, collaboration: str, document: object) -> CollaborationRow:
+        """The partner proposes another version; kept for a person to accept."""
+        return self._amendments.received(self._of(partner, collaboration), document)
+
+    def amendment_accepted(self, partner: str, collaboration: str, document: object) -> dict[str, Any]:
+        """The partner accepts what this side has proposed."""
+        with self._rotating:
+            return self._amendments.accepted(self._of(partner, collaboration), document)
 
     def connection(self, collaboration: str) -> PeerConnection:
         """A connection to the other side."""
         return self._connect(self.partner(collaboration))
 
-    def keys(self, collaboration: str) -> dict[str, PublicKey]:
-        """Both parties' keys by name, also of a collaboration that has been left: receipts outlive it."""
-        document = self._row(collaboration).documents.get("agreement")
-        if document is None:
-            raise Refused("that collaboration was never agreed.", code="not_agreed")
-        return {p.name: PublicKey.from_text(p.key) for p in Agreement.from_document(document).parties}
-
-    def pins(self) -> list[PartnerPin]:
-        """Every partner whose signed requests this node accepts now (invited, accepting or agreed)."""
-        return [PartnerPin(name, url, PublicKey.from_text(key)) for name, url, key in self._store.pins(_OPEN)]
-
-    def monthly_epsilon(self, partner: str) -> float | None:
-        """The agreed ε per dataset lineage and month toward a partner; None without an agreement."""
-        row = self._store.agreed_with(partner)
-        if row is None:
-            return None
-        return Agreement.from_document(row.documents["agreement"]).terms.epsilon_per_month
-
-    def pair_key(self, partner: str) -> bytes | None:
-        """The 32-byte key both nodes share, from which pair pseudonyms come; None without an agreement."""
-        row = self._store.agreed_with(partner)
-        if row is None or row.sealed_pair_key is None:
-            return None
-        return self._secrets.pair_key(row.id, row.sealed_pair_key)
-
-    def pair_keys(self, partner: str) -> Sequence[bytes]:
-        """The keys under which the partner may have named somebody, the one in use first."""
-        row = self._store.agreed_with(partner)
-        return [] if row is None else self._rotation.keys(row)
-
-    def _row(self, collaboration: str) -> CollaborationRow:
-        row = self._store.get(collaboration)
-        if row is None:
-            raise Misuse("no such collaboration.", code="unknown_collaboration")
+    def _of(self, partner: str, collaboration: str) -> CollaborationRow:
+        row = self._row(collaboration)
+        if row.partner != partner:
+            raise Refused("that collaboration is not with this partner.", code="not_authorised")
         return row
 
     def _party(self, secret: bytes) -> Party:
@@ -375,7 +342,7 @@ class Collaborations:
         )
 
     def _refuse_second(self, partner: str, key: str) -> None:
-        for name, _, pinned in self._store.pins(_OPEN):
+        for name, _, pinned in self._store.pins(OPEN):
             if name == partner or pinned == key:
                 raise Misuse(
                     "a collaboration with that partner is already open.",
@@ -493,27 +460,6 @@ class Collaborations:
         if not self._store.replace(ended, was=row.state):
             raise Misuse("the collaboration changed meanwhile; try again.", code="illegal_step")
         return ended
-
-    def _shown(self, row: CollaborationRow) -> dict[str, Any]:
-        agreement = row.documents.get("agreement")
-        invitation = row.documents["invitation"]
-        return {
-            "id": row.id,
-            "state": row.state,
-            "role": row.role,
-            "partner": row.partner,
-            "partner_url": row.partner_url,
-            "partner_key": row.partner_key,
-            "partner_fingerprint": PublicKey.from_text(row.partner_key).fingerprint,
-            "agreement_hash": row.agreement_hash or None,
-            "terms": (agreement or invitation)["terms"],
-            "offers": agreement["offers"]
-            if agreement
-            else {invitation["inviter"]["name"]: invitation["offers"]},
-            "signatures": row.documents.get("signatures", {}),
-            "created_at": row.created_at,
-            "updated_at": row.updated_at,
-        }
 
 
 def _raw(text: object) -> bytes:

@@ -10,6 +10,8 @@ from clean_room.jobs import Kind, Query, Source
 
 __all__ = [
     "AcceptIn",
+    "AmendIn",
+    "AmendmentAcceptIn",
     "BudgetOut",
     "CollaborationOut",
     "DatasetOut",
@@ -186,8 +188,27 @@ class CollaborationOut(BaseModel):
     terms: dict[str, Any]
     offers: dict[str, Any]
     signatures: dict[str, str]
+    version: int = Field(description="1, and one more with every amendment both have signed.")
+    amendments: dict[str, dict[str, Any]] = Field(
+        description="What waits: `proposed` by this side, `offered` by the partner."
+    )
     created_at: str
     updated_at: str
+
+
+class AmendIn(_In):
+    """Another version of an agreement: terms and offers as they are to be from then on."""
+
+    terms: dict[str, Any]
+    datasets: list[str] | None = Field(default=None, description="Default: all offered in datasets.toml.")
+    days: int = Field(default=14, ge=1, le=365, description="Until the proposal expires.")
+
+
+class AmendmentAcceptIn(_In):
+    """Accept what the partner has proposed."""
+
+    terms: dict[str, Any] | None = Field(default=None, description="This side's own; stricter numbers win.")
+    datasets: list[str] | None = None
 
 
 class DatasetOut(BaseModel):

@@ -169,8 +169,9 @@ class CollaborationStore:
             found = connection.execute(collaborations.select().order_by(*order)).all()
         return [CollaborationRow(**row._mapping) for row in found]
 
-    def replace(self, row: CollaborationRow, *, was: str) -> bool:
-        """Write `row` if its stored state is still `was`; False when somebody else was first."""
+    def replace(self, row: CollaborationRow, *, was: str, agreement_hash: str | None = None) -> bool:
+        """Write `row` if its stored state is still `was`, under the same agreement where its hash is given;
+        False when somebody else was first."""
         values = asdict(row)
         values.pop("id")
         statement = (
@@ -178,6 +179,8 @@ class CollaborationStore:
             .where(collaborations.c.id == row.id, collaborations.c.state == was)
             .values(**values)
         )
+        if agreement_hash is not None:
+            statement = statement.where(collaborations.c.agreement_hash == agreement_hash)
         with self._engine.begin() as connection:
             return connection.execute(statement).rowcount == 1
 

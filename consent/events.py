@@ -69,6 +69,7 @@ class EventType(StrEnum):
     SIGNAL_RECEIVED = "signal.received"
     SHARE_AUTHORISED = "share.authorised"
     PARTNER_JOINED = "partner.joined"
+    PARTNER_AMENDED = "partner.amended"
     PARTNER_REMOVED = "partner.removed"
     PARTNER_KEY_ROTATED = "partner.key_rotated"
     DELIVERY_ACK = "delivery.ack"

@@ -284,6 +284,10 @@ class Ledger:
         """Record that the agreement with a partner has ended; nothing is queued for them from then on."""
         partnership.remove(self, name, fields)
 
+    def amended_agreement(self, name: str, lease: timedelta | None, fields: Mapping[str, object]) -> None:
+        """Record that another version of the agreement with a partner holds, and the lease it brings."""
+        partnership.amend(self, name, lease, fields)
+
     def rotated_key(self, name: str, fields: Mapping[str, object]) -> None:
         """Record that another key is shared with a partner; what stands is told again under it."""
         partnership.rotate(self, name, fields)

@@ -17,7 +17,7 @@ from privacy.errors import Misuse
 if TYPE_CHECKING:
     from consent.ledger import Ledger
 
-__all__ = ["join", "remove", "rotate"]
+__all__ = ["amend", "join", "remove", "rotate"]
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -25,9 +25,7 @@ _MICROSECOND = timedelta(microseconds=1)
 def join(ledger: Ledger, name: str, vkey: str, lease: timedelta | None) -> None:
     """As `Ledger.join_partner`."""
     VerifierKey.from_text(vkey)
-    if lease is not None and lease <= timedelta(0):
-        raise Misuse("A lease is longer than nothing.", code="malformed_lease")
-    micros = None if lease is None else lease // _MICROSECOND
+    micros = _micros(lease)
     with ledger.store.read() as view:
         known = view.partner(name)
     if known is not None and known.vkey != vkey:
@@ -46,6 +44,24 @@ def join(ledger: Ledger, name: str, vkey: str, lease: timedelta | None) -> None:
 
     ledger.record_system(EventType.PARTNER_JOINED, {"partner": name, "vkey": vkey}, keep)
     ledger.announce()
+
+
+def _micros(lease: timedelta | None) -> int | None:
+    if lease is not None and lease <= timedelta(0):
+        raise Misuse("A lease is longer than nothing.", code="malformed_lease")
+    return None if lease is None else lease // _MICROSECOND
+
+
+def amend(ledger: Ledger, name: str, lease: timedelta | None, fields: Mapping[str, object]) -> None:
+    """As `Ledger.amended_agreement`."""
+    micros = _micros(lease)
+
+    def keep(tx: LedgerTransaction, _first: int, _now: int) -> None:
+        row = tx.partner(name)
+        if row is not None and row.removed_at is None:
+            tx.put_partner(replace(row, lease=micros))
+
+    ledger.record_system(EventType.PARTNER_AMENDED, {**fields, "partner": name}, keep)
 
 
 def remove(ledger: Ledger, name: str, fields: Mapping[str, object]) -> None:

@@ -150,7 +150,7 @@ def commands(pair, monkeypatch) -> Any:
         with client_of(pair.bank) as node:
             yield node
 
-    monkeypatch.setattr(comity.cli.collab, "calling", calling)
+    monkeypatch.setattr(comity.cli.collab.agreeing, "calling", calling)
     monkeypatch.setattr(comity.cli.overlap.queries, "calling", calling)
 
     def run(*arguments: str) -> Any:
@@ -211,7 +211,7 @@ def test_an_invitation_by_command_travels_as_a_file(make_pair, tmp_path, monkeyp
         with client_of(node["now"]) as client:
             yield client
 
-    monkeypatch.setattr(comity.cli.collab, "calling", calling)
+    monkeypatch.setattr(comity.cli.collab.agreeing, "calling", calling)
     terms, file = tmp_path / "collaboration.toml", tmp_path / "invitation.json"
     terms.write_text('purposes = ["overlap.reach"]\n')
     key = pair.shop.identity.public.to_text()

@@ -1,41 +1,19 @@
-"""`comity collab`: agree with a partner what may be asked, look at what is agreed, leave."""
+"""Inviting, accepting, looking at what is agreed, leaving."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from comity.cli.calling import ApiKey, Url, calling
+from comity.cli.collab.app import app
+from comity.cli.collab.terms import Datasets, OwnTerms, lines, read_terms
 from comity.cli.output import Directory, Json, document, show, table
 from privacy.errors import BadInput, Misuse
-
-if TYPE_CHECKING:
-    from clean_room.schemas import CollaborationOut
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Agree with a partner what may be asked.")
-
-Terms = Annotated[
-    Path | None,
-    typer.Option("--terms", help="A collaboration.toml with this side's terms.", dir_okay=False, exists=True),
-]
-Datasets = Annotated[
-    list[str] | None,
-    typer.Option("--dataset", help="Offer only this dataset; repeatable.", show_default="all offered"),
-]
-
-
-def _terms(path: Path) -> dict[str, Any]:
-    from clean_room.agreements import Terms as Agreed
-
-    try:
-        return Agreed.from_toml(path.read_text("utf-8")).document()
-    except (OSError, UnicodeDecodeError):
-        raise BadInput(f"{path} cannot be read as UTF-8 text.") from None
 
 
 def _invitation(path: str) -> dict[str, Any]:
@@ -81,7 +59,13 @@ def invite(
     from clean_room.schemas import InviteIn
 
     asked = InviteIn(
-        partner=partner, url=url, key=key, terms=_terms(terms), datasets=dataset, deliver=deliver, days=days
+        partner=partner,
+        url=url,
+        key=key,
+        terms=read_terms(terms),
+        datasets=dataset,
+        deliver=deliver,
+        days=days,
     )
     with calling(directory, node_url, api_key) as node:
         made = node.invite(asked).model_dump()
@@ -100,7 +84,7 @@ def accept(
         str, typer.Argument(help="The file (- for standard input), or the id of one received.")
     ],
     *,
-    terms: Terms = None,
+    terms: OwnTerms = None,
     dataset: Datasets = None,
     inviter_key: Annotated[
         str | None, typer.Option("--inviter-key", help="Refuse unless signed with this public key.")
@@ -139,11 +123,11 @@ def accept(
                 raise Misuse("nobody can confirm the inviter's key.", advice="Give --inviter-key or --yes.")
             typer.echo(f"The invitation is signed with key {fingerprint}.", err=True)
             typer.confirm(f"Has {name} confirmed this fingerprint to you?", abort=True, err=True)
-        stated = None if terms is None else _terms(terms)
+        stated = None if terms is None else read_terms(terms)
         agreed = node.accept(
             AcceptIn(invitation=meant, terms=stated, datasets=dataset, inviter_key=inviter_key)
         )
-    show(as_json, agreed.model_dump(), _lines(agreed))
+    show(as_json, agreed.model_dump(), lines(agreed))
 
 
 @app.command("show")
@@ -163,7 +147,7 @@ def show_collaborations(
     with calling(directory, url, api_key) as node:
         if collaboration is not None:
             found = node.collaboration(collaboration)
-            show(as_json, found.model_dump(), _lines(found))
+            show(as_json, found.model_dump(), lines(found))
             return
         listed = node.collaborations()
     rows = [
@@ -250,23 +234,3 @@ def leave(
     with calling(directory, url, api_key) as node:
         left = node.leave(collaboration)
     show(as_json, left.model_dump(), [f"Left the collaboration with {left.partner}."])
-
-
-def _lines(agreed: CollaborationOut) -> Iterator[str]:
-    yield f"{agreed.id}  {agreed.state} with {agreed.partner} at {agreed.partner_url}"
-    yield f"partner's key   {agreed.partner_fingerprint}"
-    if agreed.agreement_hash:
-        yield f"agreement       {agreed.agreement_hash}"
-    if "lease_seconds" not in agreed.terms:
-        yield f"{'lease seconds':<22}none (agreed before there were leases)"
-    for name, value in agreed.terms.items():
-        yield f"{name.replace('_', ' '):<22}{', '.join(value) if isinstance(value, list) else value}"
-    for party, offers in agreed.offers.items():
-        for offer in offers:
-            columns = ", ".join(f"{c['name']} ({c['lower']:g} … {c['upper']:g})" for c in offer["columns"])
-            dimensions = ", ".join(d["name"] for d in offer["dimensions"])
-            yield (
-                f"{party} offers {offer['name']}: keys {', '.join(offer['kinds'])}"
-                + (f"; columns {columns}" if columns else "")
-                + (f"; split by {dimensions}" if dimensions else "")
-            )

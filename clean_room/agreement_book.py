@@ -1,0 +1,131 @@
+"""Which agreements a node has: looked up by id, by partner and by key. Nothing here changes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clean_room.agreements import Agreement
+from clean_room.key_rotation import KeyRotation
+from clean_room.pair_secrets import PairSecrets
+from clean_room.storage import CollaborationRow, CollaborationStore
+from privacy.errors import Misuse, Refused
+from privacy.signing import PublicKey
+
+__all__ = ["OPEN", "AgreementBook", "PartnerPin"]
+
+OPEN = ("invited", "accepting", "agreed")
+"""States in which a partner may be talked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerPin:
+    """A partner this node talks to: its name, its node's URL and the only key it may sign with."""
+
+    name: str
+    url: str
+    key: PublicKey
+
+
+class AgreementBook:
+    """Look-ups over the stored collaborations. Thread-safe."""
+
+    def __init__(self, store: CollaborationStore, secrets: PairSecrets, rotation: KeyRotation) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._rotation = rotation
+
+    def show(self, collaboration: str | None = None) -> list[dict[str, Any]]:
+        """Collaborations as the API shows them, oldest first."""
+        rows = self._store.all() if collaboration is None else [self._row(collaboration)]
+        return [self._shown(row) for row in rows]
+
+    def agreement(self, collaboration: str) -> Agreement:
+        """The agreement in force; raises `Misuse(unknown_collaboration)` or `Refused(not_agreed)`."""
+        row = self._row(collaboration)
+        if row.state != "agreed":
+            raise Refused(
+                "that collaboration is not in force.", code="not_agreed", advice="Agree on it first."
+            )
+        return Agreement.from_document(row.documents["agreement"])
+
+    def partner(self, collaboration: str) -> PartnerPin:
+        """The other side of a collaboration in force."""
+        row = self._row(collaboration)
+        if row.state != "agreed":
+            raise Refused(
+                "that collaboration is not in force.", code="not_agreed", advice="Agree on it first."
+            )
+        return PartnerPin(row.partner, row.partner_url, PublicKey.from_text(row.partner_key))
+
+    def keys(self, collaboration: str) -> dict[str, PublicKey]:
+        """Both parties' keys by name, also of a collaboration that has been left: receipts outlive it."""
+        document = self._row(collaboration).documents.get("agreement")
+        if document is None:
+            raise Refused("that collaboration was never agreed.", code="not_agreed")
+        return {p.name: PublicKey.from_text(p.key) for p in Agreement.from_document(document).parties}
+
+    def versions(self, collaboration: str) -> list[Agreement]:
+        """Every version there has been of a collaboration, the first first; receipts name the one they are
+        under by its hash."""
+        documents = self._row(collaboration).documents
+        kept = [past["agreement"] for past in documents.get("history", [])]
+        kept += [documents["agreement"]] if "agreement" in documents else []
+        return [Agreement.from_document(document) for document in kept]
+
+    def pins(self) -> list[PartnerPin]:
+        """Every partner whose signed requests this node accepts now (invited, accepting or agreed)."""
+        return [PartnerPin(name, url, PublicKey.from_text(key)) for name, url, key in self._store.pins(OPEN)]
+
+    def monthly_epsilon(self, partner: str) -> float | None:
+        """The agreed ε per dataset lineage and month toward a partner; None without an agreement."""
+        row = self._store.agreed_with(partner)
+        if row is None:
+            return None
+        return Agreement.from_document(row.documents["agreement"]).terms.epsilon_per_month
+
+    def pair_key(self, partner: str) -> bytes | None:
+        """The 32-byte key both nodes share, from which pair pseudonyms come; None without an agreement."""
+        row = self._store.agreed_with(partner)
+        if row is None or row.sealed_pair_key is None:
+            return None
+        return self._secrets.pair_key(row.id, row.sealed_pair_key)
+
+    def pair_keys(self, partner: str) -> Sequence[bytes]:
+        """The keys under which the partner may have named somebody, the one in use first."""
+        row = self._store.agreed_with(partner)
+        return [] if row is None else self._rotation.keys(row)
+
+    def _row(self, collaboration: str) -> CollaborationRow:
+        row = self._store.get(collaboration)
+        if row is None:
+            raise Misuse("no such collaboration.", code="unknown_collaboration")
+        return row
+
+    def _shown(self, row: CollaborationRow) -> dict[str, Any]:
+        agreement = row.documents.get("agreement")
+        invitation = row.documents["invitation"]
+        return {
+            "id": row.id,
+            "state": row.state,
+            "role": row.role,
+            "partner": row.partner,
+            "partner_url": row.partner_url,
+            "partner_key": row.partner_key,
+            "partner_fingerprint": PublicKey.from_text(row.partner_key).fingerprint,
+            "agreement_hash": row.agreement_hash or None,
+            "terms": (agreement or invitation)["terms"],
+            "offers": agreement["offers"]
+            if agreement
+            else {invitation["inviter"]["name"]: invitation["offers"]},
+            "signatures": row.documents.get("signatures", {}),
+            "version": agreement["version"] if agreement else 1,
+            "amendments": {
+                side: document["amendment"]
+                for side, document in row.documents.get("amending", {}).items()
+                if side != "assent"
+            },
+            "created_at": row.created_at,
+            "updated_at": row.updated_at,
+        }
