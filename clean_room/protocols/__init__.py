@@ -21,7 +21,7 @@ Both roles in one process, exact because there are no dummies; in life each runs
 
 from __future__ import annotations
 
-from clean_room.protocols import activation, alignment, cardinality, sums
+from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import MESSAGES, Message, parse_message
 from clean_room.protocols.states import Role, expected, receive
@@ -32,6 +32,8 @@ from clean_room.protocols.terms import (
     MeasureTerms,
     OverlapTerms,
     Padding,
+    PartnerList,
+    ReachTerms,
     Terms,
     parse_terms,
 )
@@ -46,14 +48,18 @@ __all__ = [
     "Message",
     "OverlapTerms",
     "Padding",
+    "PartnerList",
+    "ReachTerms",
     "Role",
     "Terms",
     "activation",
     "alignment",
     "cardinality",
+    "circle",
     "expected",
     "parse_message",
     "parse_terms",
+    "reach",
     "receive",
     "sums",
 ]

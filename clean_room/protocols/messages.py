@@ -11,6 +11,11 @@
     AlignedRows         A → C   (align) for shared rows: position in C's list, shared id
     PairSalt            C → A   (activate) the salt of the month
     PairPoints          C → A   (activate) A's points encrypted again, reshuffled; and C's own keys
+    AnalystRows         A → C   (waterfall) A's rows, one list a key and segment, rows kept together
+    ContributorRows     C → A   (waterfall) those ^y, reshuffled as rows; and C's rows; dummies in both
+    ReachSizes          A → C   (reach) how long everybody's list is
+    ReachOwn            C → A   (reach) its noisy size; C's header point and list, blinded once
+    ReachList           both    (reach) somebody's list before C has blinded it, and after
     Seal                both    signature over the hash of the whole transcript
 
 `previous` in each is the hash of everything before it, so a message replayed from another job, sent
@@ -33,7 +38,9 @@ __all__ = [
     "AlignPoints",
     "AlignedRows",
     "AnalystPoints",
+    "AnalystRows",
     "ContributorPoints",
+    "ContributorRows",
     "DecryptedSums",
     "InputCommitment",
     "MaskedSums",
@@ -41,6 +48,9 @@ __all__ = [
     "Offer",
     "PairPoints",
     "PairSalt",
+    "ReachList",
+    "ReachOwn",
+    "ReachSizes",
     "Seal",
     "ValueColumns",
     "chain",
@@ -476,11 +486,163 @@ class PairPoints(_Encoded):
         return cls(r.previous, *lists)
 
 
+@dataclass(frozen=True, slots=True)
+class AnalystRows(_Encoded):
+    """A's rows, blinded once: `lists[segment][key]`, row n of a segment at place n in each of its lists."""
+
+    KIND: ClassVar[int] = 16
+    previous: bytes
+    lists: tuple[tuple[Points, ...], ...]
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        _write_rows(w, self.lists)
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "AnalystRows")
+        message = cls(r.previous, _read_rows(r, "lists", WHOLE))
+        r.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class ContributorRows(_Encoded):
+    """A's rows doubly blinded and truncated (`returned`), and C's blinded once (`own`), as in AnalystRows."""
+
+    KIND: ClassVar[int] = 17
+    previous: bytes
+    returned: tuple[tuple[Points, ...], ...]
+    own: tuple[tuple[Points, ...], ...]
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        _write_rows(w, self.returned)
+        _write_rows(w, self.own)
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "ContributorRows")
+        message = cls(r.previous, _read_rows(r, "returned", TRUNCATED), _read_rows(r, "own", WHOLE))
+        r.end()
+        return message
+
+
+def _write_rows(w: Writer, lists: tuple[tuple[Points, ...], ...]) -> None:
+    w.number(len(lists[0]), 1)
+    w.points(points for segment in lists for points in segment)
+
+
+def _read_rows(r: Reader, field: str, width: int) -> tuple[tuple[Points, ...], ...]:
+    keys = r.number(1, field, low=2, high=3)
+    lists = r.points(field, width)
+    if not lists or len(lists) % keys:
+        raise r.error(field)
+    segments = tuple(lists[i : i + keys] for i in range(0, len(lists), keys))
+    if any(len({len(points) for points in segment}) != 1 for segment in segments):
+        raise r.error(field)
+    return segments
+
+
+@dataclass(frozen=True, slots=True)
+class ReachSizes(_Encoded):
+    """How long the list of every party is, in order, without dummies."""
+
+    KIND: ClassVar[int] = 13
+    previous: bytes
+    lengths: tuple[int, ...]
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        w.number(len(self.lengths), 1)
+        for length in self.lengths:
+            w.number(length, 4)
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "ReachSizes")
+        count = r.number(1, "lengths", low=3, high=8)
+        message = cls(r.previous, tuple(r.number(4, "lengths") for _ in range(count)))
+        r.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class ReachOwn(_Encoded):
+    """C's list under C's key. `stated` is n + B + ν; `header` the base point under the same key."""
+
+    KIND: ClassVar[int] = 14
+    previous: bytes
+    stated: int
+    header: bytes
+    points: Points
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        w.number(self.stated, 4)
+        w.fixed(self.header)
+        w.points((self.points,))
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "ReachOwn")
+        stated, header, lists = r.number(4, "stated"), r.fixed(WHOLE, "header"), r.points("points", WHOLE)
+        r.end()
+        if len(lists) != 1:
+            raise PeerViolation("The message ReachOwn has a bad number of lists.")
+        return cls(r.previous, stated, header, lists[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ReachList(_Encoded):
+    """The list of party `owner` in round `hop`, its header point under the same keys."""
+
+    KIND: ClassVar[int] = 15
+    previous: bytes
+    owner: int
+    hop: int
+    header: bytes
+    points: Points
+
+    def to_parts(self) -> list[Buffer]:
+        """See `Message.to_parts`."""
+        w = Writer(self.KIND, self.previous)
+        w.number(self.owner, 1)
+        w.number(self.hop, 1)
+        w.fixed(self.header)
+        w.points((self.points,))
+        return w.parts
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """See `Message.from_bytes`."""
+        r = Reader(data, cls.KIND, "ReachList")
+        owner, hop = r.number(1, "owner", high=7), r.number(1, "hop", low=1, high=7)
+        header, lists = r.fixed(WHOLE, "header"), r.points("points", WHOLE)
+        r.end()
+        if len(lists) != 1:
+            raise PeerViolation("The message ReachList has a bad number of lists.")
+        return cls(r.previous, owner, hop, header, lists[0])
+
+
 MESSAGES: dict[int, type[Message]] = {
     kind.KIND: kind
     for kind in (
         Offer, Accept, AnalystPoints, ContributorPoints, ValueColumns,
         MaskedSums, DecryptedSums, AlignPoints, AlignedRows, Seal, PairSalt, PairPoints,
+        ReachSizes, ReachOwn, ReachList,
     )
 }  # fmt: skip
 

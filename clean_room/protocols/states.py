@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from clean_room.errors import IllegalStep, PeerViolation
-from clean_room.protocols import activation, alignment, cardinality, sums
+from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums
 from clean_room.protocols.messages import (
     Accept,
     AlignedRows,
@@ -28,6 +28,9 @@ from clean_room.protocols.messages import (
     Message,
     PairPoints,
     PairSalt,
+    ReachList,
+    ReachOwn,
+    ReachSizes,
     Seal,
     ValueColumns,
 )
@@ -70,6 +73,8 @@ _c, _s, _a, _p = cardinality, sums, alignment, activation
 _Accepted, _Returned = _c.ContributorAccepted, _c.ContributorReturned
 _Offered, _Answered = _s.ContributorOffered, _s.ContributorAnswered
 _Paired, _Activated = _p.ActivateAccepted, _p.ActivateReturned
+_l, _r = circle, reach
+_Passing, _Back = _r.ReachPassing, _r.ReachReturned
 
 TABLE: tuple[Step, ...] = (
     # overlap
@@ -95,6 +100,13 @@ TABLE: tuple[Step, ...] = (
     Step(_C, _Paired, AnalystPoints, _Paired.returned, _Activated, PairPoints),
     Step(_A, _p.ActivateSent, PairPoints, _p.ActivateSent.joined, _p.AnalystActivated, None),
     Step(_C, _Activated, Seal, _Activated.sealed, _c.ContributorDone, Seal),
+    # reach; after its last list a contributor is in _Back, a kind of _Passing
+    Step(_A, _l.LineOffered, Accept, _l.LineOffered.accepted, _l.LineAgreed, None),
+    Step(_C, _r.ReachAccepted, ReachSizes, _r.ReachAccepted.sized, _Passing, ReachOwn),
+    Step(_A, _l.LineSized, ReachOwn, _l.LineSized.opened, _l.LineOpen, None),
+    Step(_C, _Passing, ReachList, _Passing.passed, _Passing, ReachList),
+    Step(_A, _l.LinePassing, ReachList, _l.LinePassing.returned, _l.LineOpen, None),
+    Step(_C, _Back, Seal, _Back.sealed, _c.ContributorDone, Seal),
 )  # fmt: skip
 
 MOVES: tuple[Move, ...] = (
@@ -103,6 +115,9 @@ MOVES: tuple[Move, ...] = (
     Move(_A, _s.AnalystMeasured, _s.AnalystMeasured.seal, _c.AnalystSealing, Seal),
     Move(_A, _a.AnalystAligned, _a.AnalystAligned.seal, _c.AnalystSealing, Seal),
     Move(_A, _p.AnalystActivated, _p.AnalystActivated.seal, _c.AnalystSealing, Seal),
+    Move(_A, _l.LineAgreed, _l.LineAgreed.sizes, _l.LineSized, ReachSizes),
+    Move(_A, _l.LineOpen, _l.LineOpen.passes, _l.LinePassing, ReachList),
+    Move(_A, _l.LineOpen, _l.LineOpen.seal, _c.AnalystSealing, Seal),
 )
 
 _STEPS: Mapping[type, Step] = {step.state: step for step in TABLE}
