@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from clean_room.conversations.workshop import Keep
 from clean_room.group.points import Buffer
 from clean_room.transport import CHUNK_BYTES, Manifest, Outbox, post_document
 from consent.peers import PeerConnection
@@ -39,33 +40,38 @@ class HttpJobTransport:
         self._pause = pause
         self._sleep = sleep
 
-    def offer(self, job: str, document: Mapping[str, Any]) -> None:
-        self._retried(lambda: post_document(self._connection, "/v1/peer/jobs", {"job": job, **document}))
+    def offer(self, job: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        return self._retried(
+            lambda: post_document(self._connection, "/v1/peer/jobs", {"job": job, **document})
+        )
 
     def state(self, job: str) -> dict[str, Any]:
         return self._retried(
             lambda: post_document(self._connection, f"/v1/peer/jobs/{job}", {}, method="GET")
         )
 
-    def send(self, job: str, step: int, payload: Buffer) -> None:
+    def send(self, job: str, step: int, payload: Buffer, *, first: int = 0) -> None:
         outbox = Outbox(payload)
         manifest = outbox.manifest
         base = f"/v1/peer/jobs/{job}/messages/{step}"
-        for index in range(manifest.chunks):
+        for index in range(first, manifest.chunks):
             body = outbox.chunk(index)
             path = f"{base}/chunks/{index}"
             self._retried(lambda path=path, body=body: self._connection.request("PUT", path, body=body))  # type: ignore[misc]
         self._retried(lambda: post_document(self._connection, f"{base}/finish", manifest.document()))
 
-    def fetch(self, job: str, step: int, manifest: Manifest) -> bytes:
+    def fetch(self, job: str, step: int, manifest: Manifest, *, keep: Keep | None = None) -> bytes:
         parts = []
         for index in range(manifest.chunks):
-            path = f"/v1/peer/jobs/{job}/replies/{step}/chunks/{index}"
-            answer = self._retried(lambda path=path: self._connection.request("GET", path))  # type: ignore[misc]
-            expected = min(CHUNK_BYTES, manifest.size - index * CHUNK_BYTES)
-            if len(answer.body) != expected:
-                raise PeerViolation("a chunk of the partner's reply has the wrong length.")
-            parts.append(answer.body)
+
+            def chunk(index: int = index) -> bytes:
+                path = f"/v1/peer/jobs/{job}/replies/{step}/chunks/{index}"
+                answer = self._retried(lambda: self._connection.request("GET", path))
+                if len(answer.body) != min(CHUNK_BYTES, manifest.size - index * CHUNK_BYTES):
+                    raise PeerViolation("a chunk of the partner's reply has the wrong length.")
+                return answer.body
+
+            parts.append(chunk() if keep is None else keep(f"reply-{step}.{index}", chunk))
         payload = b"".join(parts)
         if Manifest.of(payload) != manifest:
             raise PeerViolation("the partner's reply does not have the digest it came with.")

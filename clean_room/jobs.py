@@ -45,9 +45,14 @@ class JobState(StrEnum):
 
 
 class Stage(StrEnum):
-    """How far a side has come: the partner has agreed, own points are sent, both are blinded, joined."""
+    """How far a side has come: the partner has agreed, own points are sent, both are blinded, joined.
+
+    Two say what a side waits for instead: a partner that does not answer, and opt-outs not heard of in time.
+    """
 
     NONE = ""
+    PARTNER_AWAY = "partner_away"
+    CONSENT_STALE = "consent_stale"
     INVITED = "invited"
     CONTRIBUTED = "contributed"
     TRANSFORMED = "transformed"
@@ -64,9 +69,9 @@ TERMINAL = frozenset(
 )
 _END = {JobState.CANCELLED, JobState.FAILED, JobState.REJECTED, JobState.TIMED_OUT}
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.AWAITING_APPROVAL: frozenset({JobState.SUBMITTED, *_END}),
-    JobState.SUBMITTED: frozenset({JobState.STARTED, JobState.CANCELLING, *_END}),
-    JobState.STARTED: frozenset({JobState.CANCELLING, JobState.SUCCEEDED, *_END}),
+    JobState.AWAITING_APPROVAL: frozenset({JobState.SUBMITTED, JobState.STARTED, JobState.CANCELLING, *_END}),
+    JobState.SUBMITTED: frozenset({JobState.STARTED, JobState.AWAITING_APPROVAL, JobState.CANCELLING, *_END}),
+    JobState.STARTED: frozenset({JobState.AWAITING_APPROVAL, JobState.CANCELLING, JobState.SUCCEEDED, *_END}),
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.FAILED, JobState.SUCCEEDED}),
     **{state: frozenset() for state in TERMINAL},
 }

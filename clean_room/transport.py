@@ -9,16 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from clean_room.conversations.workshop import Keep
 from clean_room.group.points import WHOLE, Buffer
 from consent.encoding import canonical_json
 from consent.peers import PeerConnection
 from privacy.errors import PeerViolation
 
-__all__ = ["CHUNK_BYTES", "CHUNK_POINTS", "Inbox", "JobTransport", "Manifest", "Outbox", "post_document"]
+__all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_POINTS",
+    "MAX_DOCUMENT",
+    "HeldChunks",
+    "Inbox",
+    "JobTransport",
+    "Manifest",
+    "Outbox",
+    "Shelf",
+    "post_document",
+]
 
 CHUNK_POINTS = 65_536
 CHUNK_BYTES = CHUNK_POINTS * WHOLE
@@ -63,17 +75,45 @@ class JobTransport(Protocol):
     `Refused` with the partner's code, protocol breaches as `PeerViolation`.
     """
 
-    def offer(self, job: str, document: Mapping[str, Any]) -> None: ...
+    def offer(self, job: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns where the partner stands, as `state` does."""
 
     def state(self, job: str) -> dict[str, Any]: ...
 
-    def send(self, job: str, step: int, payload: Buffer) -> None: ...
+    def send(self, job: str, step: int, payload: Buffer, *, first: int = 0) -> None:
+        """`first` is the first chunk that the partner does not have."""
 
-    def fetch(self, job: str, step: int, manifest: Manifest) -> bytes: ...
+    def fetch(self, job: str, step: int, manifest: Manifest, *, keep: Keep | None = None) -> bytes:
+        """With `keep`, every chunk is kept (`reply-STEP.INDEX`), and those kept are not fetched again."""
 
     def sign_off(self, job: str, receipt: Mapping[str, Any]) -> dict[str, Any]: ...
 
     def cancel(self, job: str, code: str) -> None: ...
+
+
+class Shelf(Protocol):
+    """Where the chunks of one message are put down until it is whole."""
+
+    def put(self, index: int, body: bytes) -> None:
+        """Returns once the chunk is as safe as it is going to be."""
+
+    def take(self, index: int) -> bytes:
+        """A chunk that was put."""
+
+
+class HeldChunks:
+    """A `Shelf` in memory."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, bytes] = {}
+
+    def put(self, index: int, body: bytes) -> None:
+        """See `Shelf`."""
+        self._held[index] = body
+
+    def take(self, index: int) -> bytes:
+        """See `Shelf`."""
+        return self._held[index]
 
 
 @dataclass(slots=True)
@@ -81,27 +121,41 @@ class Inbox:
     """The receiving end of one message. A chunk out of order, too long or too many changes nothing."""
 
     limit: int
-    _parts: list[bytes] = field(default_factory=list, repr=False)
-    _size: int = 0
-    _last_digest: bytes = b""
+    shelf: Shelf = field(repr=False, default_factory=HeldChunks)
+    _sizes: list[int] = field(default_factory=list, repr=False)
+    _digests: list[bytes] = field(default_factory=list, repr=False)
     _done: Manifest | None = None
 
+    @property
+    def chunks(self) -> int:
+        """How many chunks are here."""
+        return len(self._sizes)
+
     def chunk(self, index: int, body: bytes) -> None:
-        """Keep chunk `index`; the last chunk again (a retry) is accepted when it is the same."""
+        """Put chunk `index` on the shelf; one that came before (a retry) is accepted when it is the same."""
+        digest = hashlib.sha256(body).digest()
+        if 0 <= index < len(self._digests):
+            if digest != self._digests[index]:
+                raise PeerViolation("a chunk arrived twice, differently.")
+            return
         if self._done is not None:
             raise PeerViolation("a chunk arrived after the message was finished.")
-        digest = hashlib.sha256(body).digest()
-        if index == len(self._parts) - 1 and digest == self._last_digest:
-            return
-        if index != len(self._parts):
+        if index != len(self._sizes):
             raise PeerViolation("a chunk arrived out of order.")
-        if len(body) > CHUNK_BYTES or self._size + len(body) > self.limit:
+        if len(body) > CHUNK_BYTES or sum(self._sizes) + len(body) > self.limit:
             raise PeerViolation("a chunk is longer than the agreed terms allow.")
-        if self._parts and len(self._parts[-1]) != CHUNK_BYTES:
+        if self._sizes and self._sizes[-1] != CHUNK_BYTES:
             raise PeerViolation("a chunk follows one that was short.")
-        self._parts.append(body)
-        self._size += len(body)
-        self._last_digest = digest
+        self.shelf.put(index, body)
+        self._sizes.append(len(body))
+        self._digests.append(digest)
+
+    def again(self, bodies: Iterable[bytes], done: Manifest | None = None) -> None:
+        """Take up a message half received before a restart: chunks that are on the shelf already."""
+        for body in bodies:
+            self._sizes.append(len(body))
+            self._digests.append(hashlib.sha256(body).digest())
+        self._done = done
 
     def finish(self, manifest: Manifest) -> bytes | None:
         """The whole message once, when it is what `manifest` says; None when finished before.
@@ -112,14 +166,17 @@ class Inbox:
             if manifest != self._done:
                 raise PeerViolation("a message was finished twice, differently.")
             return None
-        if manifest.chunks != len(self._parts) or manifest.size != self._size:
+        if manifest.chunks != len(self._sizes) or manifest.size != sum(self._sizes):
             raise PeerViolation("a message ended before all of it had arrived.")
-        payload = b"".join(self._parts)
+        payload = self.whole()
         if hashlib.sha256(payload).hexdigest() != manifest.digest:
             raise PeerViolation("a message does not have the digest it came with.")
         self._done = manifest
-        self._parts.clear()
         return payload
+
+    def whole(self) -> bytes:
+        """All the chunks that are here, joined."""
+        return b"".join(self.shelf.take(index) for index in range(len(self._sizes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +184,10 @@ class Outbox:
     """The sending end of one message: any chunk, any number of times."""
 
     payload: Buffer = field(repr=False)
+    manifest: Manifest = field(init=False)
 
-    @property
-    def manifest(self) -> Manifest:
-        return Manifest.of(self.payload)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "manifest", Manifest.of(self.payload))
 
     def chunk(self, index: int) -> bytes:
         """Chunk `index`; raises `PeerViolation` for one the message does not have."""

@@ -2,11 +2,13 @@
 
 A use is begun before the first byte that depends on the data leaves, as a sealed file; the finished job's
 receipt takes its place. Whatever is begun and never finished is recorded as it stood: when the job ends, or
-after a crash at the next start. So data that left is in the ledger, and a finished job is in it once.
+after a crash at the next start unless the job goes on. So data that left is in the ledger, and a job is in
+it once: the file holds the very receipt that is being written, and one that is there is not written again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -52,9 +54,9 @@ class Uses:
         self._files.save(use.job, len(document).to_bytes(4, "big") + document + members.to_bytes())
 
     def record(self, use: UseReceipt, members: PseudonymSet) -> None:
-        """Write the use of a finished job into the ledger, in place of what was begun."""
-        self._recorder.record_use(use, members)
-        self._files.discard(use.job)
+        """Write the use of a finished job into the ledger, in place of what was begun. Idempotent by id."""
+        self.begin(use, members)
+        self._write(use, members)
 
     def settle(self, job: str) -> None:
         """Write what was begun for a job and not recorded into the ledger. Idempotent."""
@@ -65,21 +67,32 @@ class Uses:
         document = parse_json(content[4:end], limit=_MAX_RECEIPT)
         if not isinstance(document, dict):
             raise BadInput("a use that was begun cannot be read.")
-        use = UseReceipt.from_dict(document)
-        try:
-            self._recorder.receipt(use.id)
-        except UnknownReceipt:
-            self._recorder.record_use(use, PseudonymSet.from_bytes(content[end:]))
+        self._write(UseReceipt.from_dict(document), PseudonymSet.from_bytes(content[end:]))
+
+    def settle_all(self, *, but: Collection[str] = ()) -> None:
+        """Settle what a crash left, except for jobs that go on."""
+        for job in self._files.jobs():
+            if job not in but:
+                self.settle(job)
+
+    def drop(self, job: str) -> None:
+        """Forget a use that was begun and did not come about: nothing had left."""
         self._files.discard(job)
 
-    def settle_all(self) -> None:
-        """Settle what a crash left."""
-        for job in self._files.jobs():
-            self.settle(job)
+    def size(self) -> int:
+        """Entries in the ledger."""
+        return self._recorder.head().size
 
     def moved_since(self, size: int) -> bool:
         """Whether the ledger's head is no longer the one of this size."""
-        return self._recorder.head().size != size
+        return self.size() != size
+
+    def _write(self, use: UseReceipt, members: PseudonymSet) -> None:
+        try:
+            self._recorder.receipt(use.id)
+        except UnknownReceipt:
+            self._recorder.record_use(use, members)
+        self._files.discard(use.job)
 
 
 def use_of(

@@ -32,11 +32,22 @@ def contribute(
     state = state.prepared(progress=workshop.progress)
     message = yield []
     returned, points = state.returned(AnalystPoints.from_bytes(message), progress=workshop.progress)
-    offered, columns = sums.offer_values(returned, values, progress=workshop.progress)
-    message = yield [points.to_bytes(), columns.to_bytes()]
+
+    def encrypted() -> bytes:
+        made, columns = sums.offer_values(returned, values, progress=workshop.progress)
+        return _pair(made.decryptor.secret(), columns.to_bytes())
+
+    secret, columns = _parted(workshop.keep("columns", encrypted))
+    offered = sums.offered_again(returned, ValueColumns.from_bytes(columns), secret)
+    message = yield [points.to_bytes(), columns]
     rows, segments = terms.groups
-    drawn = [workshop.noise.sums(c.magnitude / plan.sum_epsilon, rows * segments) for c in terms.columns]
-    noise = np.array(drawn, dtype=np.int64).T.reshape(rows, segments, len(terms.columns))
+
+    def drawn() -> bytes:
+        scales = [column.magnitude / plan.sum_epsilon for column in terms.columns]
+        return np.array([workshop.noise.sums(s, rows * segments) for s in scales], dtype="<i8").tobytes()
+
+    kept = np.frombuffer(workshop.keep("sum-noise", drawn), dtype="<i8").astype(np.int64)
+    noise = kept.reshape(len(terms.columns), -1).T.reshape(rows, segments, len(terms.columns))
     answered, decrypted = offered.masked(MaskedSums.from_bytes(message), noise)
     return Finished([decrypted.to_bytes()], answered)
 
@@ -45,8 +56,16 @@ def inquire(terms: MeasureTerms, given: QueryInput, workshop: Workshop) -> Inqui
     """The analyst's half."""
     joined = yield from join(terms, given, workshop)
     reply = yield None
-    asked, masked = sums.ask(joined.state, ValueColumns.from_bytes(reply), progress=workshop.progress)
-    reply = yield masked.to_bytes()
+    columns = ValueColumns.from_bytes(reply)
+
+    def masked() -> bytes:
+        made, message = sums.ask(joined.state, columns, progress=workshop.progress)
+        return _pair(np.array(made.hidden, dtype="<u8").tobytes(), message.to_bytes())
+
+    hidden, message = _parted(workshop.keep("masked", masked))
+    masks = [int(r) for r in np.frombuffer(hidden, dtype="<u8")]
+    asked = sums.asked_again(joined.state, MaskedSums.from_bytes(message), masks)
+    reply = yield message
     measured = asked.answered(DecryptedSums.from_bytes(reply))
     return Outcome(
         measured,
@@ -55,3 +74,12 @@ def inquire(terms: MeasureTerms, given: QueryInput, workshop: Workshop) -> Inqui
         counts=joined.state.counts,
         sums=measured.sums / np.array([column.scale for column in terms.columns], dtype=np.float64),
     )
+
+
+def _pair(one: bytes, other: bytes) -> bytes:
+    return len(one).to_bytes(8, "big") + one + other
+
+
+def _parted(pair: bytes) -> tuple[bytes, bytes]:
+    end = 8 + int.from_bytes(pair[:8], "big")
+    return pair[8:end], pair[end:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
+import numpy as np
+
 from clean_room.conversations.workshop import Contribution, Finished, Inquiry, Outcome, Workshop
 from clean_room.inputs import QueryInput
 from clean_room.noise import NoisePlan
@@ -18,8 +20,14 @@ __all__ = ["Joined", "accept", "contribute", "inquire", "join"]
 def accept(
     offer: Offer, terms: OverlapTerms, given: QueryInput, plan: NoisePlan, workshop: Workshop
 ) -> tuple[cardinality.ContributorAccepted, bytes]:
-    """Agree, with the noise of every cell drawn."""
-    matching = workshop.noise.matching(plan.count_epsilon, plan.half_width, terms.groups)
+    """Agree, with the noise of every cell drawn: once, however often a run is taken up again."""
+
+    def drawn() -> bytes:
+        noise = workshop.noise.matching(plan.count_epsilon, plan.half_width, terms.groups)
+        return np.asarray(noise, dtype="<i8").tobytes()
+
+    kept = np.frombuffer(workshop.keep("matching", drawn), dtype="<i8")
+    matching = kept.astype(np.int64).reshape(terms.groups)
     state, message = cardinality.answer(
         offer, terms, given.people, matching=matching, **workshop.arguments(given)
     )

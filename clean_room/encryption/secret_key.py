@@ -7,7 +7,7 @@ from typing import Any
 import tenseal.sealapi as seal
 
 from clean_room.encryption.parameters import SLOTS, Integers, Parameters, Residues
-from clean_room.encryption.serialisation import forms, save
+from clean_room.encryption.serialisation import forms, load_secret, save
 from clean_room.errors import Misuse, PeerViolation
 from clean_room.group.points import Buffer
 
@@ -19,20 +19,29 @@ one prime leaves noise of 21 standard deviation where 2⁹ would be too much. On
 
 
 class SecretKey:
-    """A fresh BFV key pair. The secret key is never serialised; `public_key` is, 524,401 bytes.
+    """A BFV key pair, fresh unless `secret` is what `secret` gave before. `public_key` is 524,401 bytes.
 
-    SEAL draws its own randomness (BLAKE2xb, seeded by the system), so nothing here is reproducible by seed.
+    SEAL draws its own randomness (BLAKE2xb, seeded by the system), so nothing here is reproducible by seed:
+    a run that is taken up again needs the key itself. A public key of the same secret is another each time.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, *, secret: Buffer | None = None) -> None:
         context = parameters.context
-        generator, public = seal.KeyGenerator(context), seal.PublicKey()
+        if secret is None:
+            generator = seal.KeyGenerator(context)
+        else:
+            generator = seal.KeyGenerator(context, load_secret(parameters, secret))
+        public = seal.PublicKey()
         generator.create_public_key(public)
-        secret = generator.secret_key()
+        self._secret = generator.secret_key()
         self.parameters = parameters
-        self._encryptor = seal.Encryptor(context, secret)
-        self._decryptor = seal.Decryptor(context, secret)
+        self._encryptor = seal.Encryptor(context, self._secret)
+        self._decryptor = seal.Decryptor(context, self._secret)
         self.public_key: bytes = save(public)
+
+    def secret(self) -> bytes:
+        """The secret key, to be kept sealed by whoever asks; it never travels."""
+        return save(self._secret)
 
     def __repr__(self) -> str:
         return "SecretKey(…)"

@@ -32,7 +32,7 @@ from clean_room.encryption.parameters import COEFFICIENT_BITS, SLOTS, Parameters
 from clean_room.errors import PeerViolation
 from clean_room.group.points import Buffer
 
-__all__ = ["Form", "Forms", "forms", "save"]
+__all__ = ["Form", "Forms", "forms", "load_secret", "save"]
 
 _HEADER = 16
 """SEALHeader: magic u16, header size, version ×2, compression, reserved u16, u64 size of everything."""
@@ -59,7 +59,7 @@ def _memory_file() -> Iterator[tuple[int, str]]:
 
 
 def save(thing: Any) -> bytes:
-    """SEAL's bytes of an object of our own, uncompressed. `thing` is not a secret key: those never travel."""
+    """SEAL's bytes of an object of our own, uncompressed. Those of a secret key are for sealed files only."""
     with _memory_file() as (descriptor, path):
         thing.save(path)
         data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
@@ -68,6 +68,15 @@ def save(thing: Any) -> bytes:
         with pa.input_stream(pa.py_buffer(body), compression=_CODECS[data[5]]) as stream:
             body = stream.read()
     return data[:5] + b"\0" + data[6:8] + (_HEADER + len(body)).to_bytes(8, "little") + body
+
+
+def load_secret(parameters: Parameters, data: Buffer) -> Any:
+    """Read what `save` made of an own secret key. Raises RuntimeError or ValueError for anything else."""
+    secret = seal.SecretKey()
+    with _memory_file() as (descriptor, path):
+        os.pwrite(descriptor, memoryview(data), 0)
+        secret.load(parameters.context, path)
+    return secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,15 @@ PARAMETERS = Parameters(PLAIN_MODULUS)
 
 
 class Decryptor:
-    """The contributor's side: holds a fresh secret key."""
+    """The contributor's side: holds a fresh secret key, or the one that `secret` gave before."""
 
-    def __init__(self) -> None:
-        self._secret = SecretKey(PARAMETERS)
+    def __init__(self, secret: Buffer | None = None) -> None:
+        self._secret = SecretKey(PARAMETERS, secret=secret)
         self.key: bytes = self._secret.public_key
+
+    def secret(self) -> bytes:
+        """The secret key, to be kept sealed."""
+        return self._secret.secret()
 
     def encrypt(self, values: npt.NDArray[np.int64]) -> bytes:
         """Up to 8192 signed integers, one a slot."""

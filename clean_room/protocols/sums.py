@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clean_room.errors import IllegalStep, Misuse, PeerViolation
+from clean_room.group.points import Buffer
 from clean_room.group.pool import Progress
 from clean_room.protocols.bfv import SLOTS, Decryptor, Summator, blocks
 from clean_room.protocols.cardinality import (
@@ -47,7 +48,9 @@ __all__ = [
     "ContributorAnswered",
     "ContributorOffered",
     "ask",
+    "asked_again",
     "offer_values",
+    "offered_again",
 ]
 
 
@@ -93,6 +96,21 @@ def offer_values(
         encrypted.append(tuple(lists))
     message = ValueColumns(state.transcript, decryptor.key, tuple(encrypted))
     return ContributorOffered(state.side, follow(state.transcript, message), decryptor), message
+
+
+def offered_again(state: ContributorReturned, message: ValueColumns, secret: Buffer) -> ContributorOffered:
+    """Where `offer_values` left C, from the message it made and its `Decryptor`'s secret.
+
+    What SEAL encrypts is another ciphertext each time: a run taken up after a crash must send the first.
+    """
+    _terms(state.side)
+    return ContributorOffered(state.side, follow(state.transcript, message), Decryptor(secret))
+
+
+def asked_again(state: AnalystJoined, message: MaskedSums, hidden: Sequence[int]) -> AnalystAsked:
+    """Where `ask` left A, from the message it made and its `hidden`; see `offered_again`."""
+    _terms(state.side)
+    return AnalystAsked(state.side, follow(message.previous, message), tuple(hidden))
 
 
 def ask(
