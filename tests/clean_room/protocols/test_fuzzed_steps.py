@@ -31,10 +31,14 @@ from clean_room.protocols import (
     MeasureTerms,
     OverlapTerms,
     Padding,
+    PartnerList,
+    ReachTerms,
     activation,
     alignment,
     cardinality,
+    circle,
     parse_message,
+    reach,
     receive,
     sums,
 )
@@ -51,6 +55,12 @@ FITTING = {
     ("ValueColumns", "ciphertexts", "another's"),
     # Compared with the analyst's own results and used for nothing else: what is no point equals none.
     *(("PairPoints", "returned", f"bad point {bad}") for bad in ("0000", "0100", "ecff", "edff", "ffff")),
+    # Every point of the curve is the base point under some key.
+    *(
+        (kind, "header", label)
+        for kind in ("ReachOwn", "ReachList")
+        for label in ("a bit turned over", "another's")
+    ),
 }
 """What does not matter, or what nobody can tell from the right thing."""
 
@@ -182,8 +192,51 @@ def activate(tape: Tape, pool: BlindingPool) -> None:
     _seal(tape, a, c)
 
 
+def ring(tape: Tape, pool: BlindingPool) -> None:
+    partners = (PartnerList("c1", "d1"), PartnerList("c2", "d2"))
+    shared = _job() | {"partners": partners, "dummies": 2, "size_slack": 1, "epsilon": 1.0}
+    terms = [
+        ReachTerms(**shared | {"collaboration": p.collaboration, "contributor_dataset": p.dataset})
+        for p in partners
+    ]
+    signing = [attestations() for _ in terms]
+    own: dict[str, Any] = {"random": os.urandom, "pool": pool}
+    ours = {"consents": [b""] * 2, "policies": [bytes(32)] * 2, "attestations": [one for one, _ in signing]}
+    asked, offers = circle.start(terms, column(MINE), **ours, **own)
+    contributors, accepts, lines = [], [], list(asked.lines)
+    for n, offer in enumerate(offers):
+        mine = own | {"scalar": new_scalar(os.urandom), "attestation": signing[n][1], "size_noise": 1 - n}
+        mine |= {"matching": np.array([2, 0, 1])}
+        c, accept = tape.call(None, offer, partial(_answered, terms[n], mine))
+        contributors.append(c)
+        accepts.append(accept)
+        lines[n], _ = tape.take(lines[n], accept)
+    state, told = asked.accepted(accepts)
+    replies: list[Any] = []
+    for n, message in enumerate(told):
+        contributors[n], reply = tape.take(contributors[n], message)
+        tape.take(state.lines[n], reply)
+        replies.append(reply)
+    circling, lists = state.opened(replies)
+    while True:
+        for n, message in enumerate(lists):
+            contributors[n], replies[n] = tape.take(contributors[n], message)
+            tape.take(circling.lines[n], replies[n])
+        if circling.closing:
+            break
+        circling, lists = circling.returned(replies)
+    counted = circling.closed(replies)
+    assert counted.counts[0b111] == 2
+    for line, c in zip(counted.lines, contributors, strict=True):
+        _seal(tape, line, c)
+
+
+def _answered(terms: ReachTerms, own: dict[str, Any], offer: Any) -> Any:
+    return reach.answer(offer, terms, column(THEIRS), **own)
+
+
 RUNS: dict[str, Callable[[Tape, BlindingPool], None]] = {
-    "overlap": overlap, "measure": measure, "align": align, "activate": activate,
+    "overlap": overlap, "measure": measure, "align": align, "activate": activate, "reach": ring,
 }  # fmt: skip
 
 
@@ -229,6 +282,10 @@ def _values(name: str, value: Any, other: Any) -> Iterator[tuple[str, Any]]:
             yield label, (first, *value[1:])
     elif name == "role":
         yield from (("the other side", 3 - value),)
+    elif name in ("lengths", "stated"):
+        yield from (("one more", value + 1), ("beyond all bounds", 2**32 - 1))
+    elif name in ("owner", "hop"):
+        yield from (("another", value + 1), ("none there is", 255))
     elif isinstance(value, int):
         yield from (("beyond the modulus", 2**64 - 1), ("half of it", 2**63))
     elif name == "salt":  # 32 bytes, any
@@ -247,7 +304,7 @@ def _values(name: str, value: Any, other: Any) -> Iterator[tuple[str, Any]]:
         if any(data):  # but for `previous` of the first message, which is the same in every job
             yield "zeros", bytes(len(data))
             yield "another's", stranger
-        if len(data) == WHOLE and name == "key":
+        if len(data) == WHOLE and name in ("key", "header"):
             yield from ((f"bad point {bad.hex()[:4]}", bad) for bad in LOW_ORDER + NON_CANONICAL)
         if name in ("key", "ciphertexts", "terms"):
             yield "cut", data[:-1]

@@ -22,6 +22,9 @@ from clean_room.protocols.messages import (
     Offer,
     PairPoints,
     PairSalt,
+    ReachList,
+    ReachOwn,
+    ReachSizes,
     Seal,
     ValueColumns,
     chain,
@@ -42,6 +45,9 @@ EXAMPLES: dict[str, Any] = {
     "AlignedRows": AlignedRows(PREVIOUS, bytes(8), bytes(32)),
     "PairSalt": PairSalt(PREVIOUS, b"s" * 32),
     "PairPoints": PairPoints(PREVIOUS, WHOLE, Points(b"")),
+    "ReachSizes": ReachSizes(PREVIOUS, (1, 2, 2**32 - 1)),
+    "ReachOwn": ReachOwn(PREVIOUS, 7, b"h" * 32, WHOLE),
+    "ReachList": ReachList(PREVIOUS, 7, 1, b"h" * 32, WHOLE),
     "Seal": Seal(PREVIOUS, 2, b"s" * 64),
 }
 each = pytest.mark.parametrize("message", EXAMPLES.values(), ids=EXAMPLES)
