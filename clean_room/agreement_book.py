@@ -69,7 +69,10 @@ class AgreementBook:
     def versions(self, collaboration: str) -> list[Agreement]:
         """Every version there has been of a collaboration, the first first; receipts name the one they are
         under by its hash."""
-        documents = self._row(collaboration).documents
+        return self._versions(self._row(collaboration))
+
+    def _versions(self, row: CollaborationRow) -> list[Agreement]:
+        documents = row.documents
         kept = [past["agreement"] for past in documents.get("history", [])]
         kept += [documents["agreement"]] if "agreement" in documents else []
         return [Agreement.from_document(document) for document in kept]
@@ -121,6 +124,8 @@ class AgreementBook:
             else {invitation["inviter"]["name"]: invitation["offers"]},
             "signatures": row.documents.get("signatures", {}),
             "version": agreement["version"] if agreement else 1,
+            "versions": [version.hash for version in self._versions(row)],
+            "parties": {} if agreement is None else {p["name"]: p["key"] for p in agreement["parties"]},
             "amendments": {
                 side: document["amendment"]
                 for side, document in row.documents.get("amending", {}).items()

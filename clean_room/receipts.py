@@ -11,7 +11,7 @@ hash of the body, so both sides file it under the same name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,7 @@ from consent.encoding import canonical_json
 from privacy.errors import Misuse, Tampered
 from privacy.signing import PublicKey, SigningKey
 
-__all__ = ["Receipt", "receipt_body", "verify"]
+__all__ = ["Receipt", "ReceiptCheck", "check_receipt", "output_hash", "receipt_body", "verify"]
 
 _ANALYST = "clean-room-receipt-analyst"
 _CONTRIBUTOR = "clean-room-receipt-contributor"
@@ -145,6 +145,67 @@ def verify(document: object, *, analyst: PublicKey, contributor: PublicKey) -> R
     receipt.check_analyst(analyst)
     receipt.check_contributor(contributor)
     return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptCheck:
+    """What of a receipt holds. `result`: whether it is the one signed; None if there was none to compare."""
+
+    analyst: bool
+    contributor: bool
+    agreement: bool
+    result: bool | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against the receipt."""
+        return self.analyst and self.contributor and self.agreement and self.result is not False
+
+
+def check_receipt(
+    document: object,
+    *,
+    keys: Mapping[str, PublicKey],
+    agreements: Collection[str],
+    result: Mapping[str, Any] | None = None,
+) -> ReceiptCheck:
+    """Check a receipt with nothing but what is handed in: offline, and without believing any node.
+
+    keys: the parties' by name; agreements: the hashes of all versions both signed; result: what the analyst
+    was shown, if at hand. Never raises for what the receipt holds: one that cannot be read does not hold.
+    """
+    try:
+        receipt = Receipt.from_document(document)
+        named = document.get("id", receipt.id) == receipt.id if isinstance(document, Mapping) else False
+        analyst, contributor = (
+            keys[str(receipt.body[side]["partner"])] for side in ("analyst", "contributor")
+        )
+        known = receipt.body.get("agreement_hash") in agreements
+    except (Misuse, KeyError, TypeError, ValueError):
+        return ReceiptCheck(False, False, False, None)
+    return ReceiptCheck(
+        analyst=named and _holds(receipt.check_analyst, analyst),
+        contributor=named and _holds(receipt.check_contributor, contributor),
+        agreement=known,
+        result=None if result is None else output_hash(result) == receipt.output_hash,
+    )
+
+
+def _holds(check: Callable[[PublicKey], None], key: PublicKey) -> bool:
+    try:
+        check(key)
+    except Tampered:
+        return False
+    return True
+
+
+_ADDED = frozenset({"budget_left", "receipt_id", "people", "repeated_from"})
+
+
+def output_hash(result: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a released result, without what a node adds once the receipt is signed."""
+    signed = {name: value for name, value in result.items() if name not in _ADDED}
+    return hashlib.sha256(canonical_json(signed)).hexdigest()
 
 
 def _whole(body: Mapping[str, Any], output_hash: str) -> bytes:

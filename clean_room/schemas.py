@@ -189,6 +189,8 @@ class CollaborationOut(BaseModel):
     offers: dict[str, Any]
     signatures: dict[str, str]
     version: int = Field(description="1, and one more with every amendment both have signed.")
+    versions: list[str] = Field(description="Hashes of all versions, the first first; receipts name one.")
+    parties: dict[str, str] = Field(description="Public keys of both parties by name.")
     amendments: dict[str, dict[str, Any]] = Field(
         description="What waits: `proposed` by this side, `offered` by the partner."
     )

@@ -171,7 +171,8 @@ def test_overlap_run_prints_a_result_and_a_receipt(commands):
     job = json.loads(commands("overlap", "run", *ASK, "--json").output)
     assert job["result"]["value"] == 200
     shown = commands("overlap", "show", job["id"])
-    assert "signed by both" in shown.output
+    assert shown.output.count(" signed; consents as in ") == 2
+    assert "the result shown is the one signed" in shown.output
     assert job["id"] in commands("overlap", "list").output
     assert json.loads(commands("overlap", "cancel", job["id"], "--json").output)["state"] == "succeeded"
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from comity.cli.calling import ApiKey, Url, calling
 from comity.cli.output import Directory, Json, document, show, table
+from comity.cli.overlap.answers import lines_of, receipt_lines
 from comity.cli.overlap.app import app
 from comity.cli.overlap.question import Question, takes_question
 from comity.cli.progress import bar
@@ -88,17 +89,26 @@ def show_job(
 
         comity overlap show 5f0d9f9a539d0c4f1b9a553c9f2a6f1c
     """
+    from clean_room.receipts import check_receipt
+    from privacy.signing import PublicKey
+
     with calling(directory, url, api_key) as node:
         found = node.job(job)
         receipt = None if found.receipt_id is None else node.receipt(found.receipt_id)
+        agreed = None if receipt is None else node.collaboration(receipt.body["collaboration"])
     value = found.model_dump() | {"receipt": None if receipt is None else receipt.model_dump()}
-    lines = list(_lines(found))
-    if receipt is not None:
-        lines.append(
-            f"receipt       {receipt.id} {'signed by both' if receipt.verified else 'DOES NOT VERIFY'}"
-        )
-    show(as_json, value, lines)
-    if receipt is not None and not receipt.verified:
+    if receipt is None or agreed is None:
+        show(as_json, value, lines_of(found))
+        return
+    checked = check_receipt(
+        receipt.model_dump(exclude={"verified"}),
+        keys={name: PublicKey.from_text(key) for name, key in agreed.parties.items()},
+        agreements=agreed.versions,
+        result=found.result,
+    )
+    value["receipt_check"] = asdict(checked)
+    show(as_json, value, [*lines_of(found), *receipt_lines(receipt, checked)])
+    if not checked.holds:
         raise typer.Exit(4)
 
 
@@ -157,57 +167,4 @@ def _conclude(job: JobOut, as_json: bool) -> None:
         if as_json:
             document(job.model_dump())
         raise failure
-    show(as_json, job.model_dump(), _lines(job))
-
-
-def _lines(job: JobOut) -> Iterator[str]:
-    yield f"{job.id}  {job.kind} with {job.partner}: {job.state}"
-    if job.error:
-        yield f"why           {job.error['detail']} {job.error['advice']} ({job.error['code']})".rstrip()
-    result = job.result
-    if result is None:
-        return
-    if result["suppressed"]:
-        yield "result        hidden: fewer people than the agreed minimum cell (which may be none)"
-    elif result.get("statistic") == "lift":
-        yield from _lift(result)
-    elif job.kind == "measure":
-        low, high = result["ci95"]
-        yield f"{result['statistic']} of {result['column']}: {result['value']:,.2f}"
-        yield f"95 %          {low:,.2f} … {high:,.2f}; noise scale {result['noise_scale']:g} on each sum"
-        yield f"over          {result['count']:,} people"
-    else:
-        low, high = result["ci95"]
-        rate = f" ({result['rate']} of own)" if result["rate"] else ""
-        yield f"shared        {result['value']:,} people{rate}, 95 % {low:,} … {high:,}"
-    if len(result["cells"]) > 1:
-        rows = [
-            (c["analyst"], c["contributor"], *(("hidden", "") if c["suppressed"] else _figures(c)))
-            for c in result["cells"]
-        ]
-        yield ""
-        yield from table([job.query["dataset"], job.query["partner_dataset"], "value", "95 %"], rows)
-        yield ""
-    left = result.get("budget_left")
-    yield f"spent         ε = {result['epsilon_spent']:g}" + (
-        "" if left is None else f", {left:g} left this month"
-    )
-    yield f"receipt       {result['receipt_id']}"
-
-
-def _lift(result: dict[str, Any]) -> Iterator[str]:
-    treated, held, more = result["treated"], result["holdout"], result["incremental"]
-    yield f"campaign      {treated['rate']:.4g} of {result['column']} a person, {treated['people']:,} people"
-    yield f"holdout       {held['rate']:.4g} a person, {held['people']:,} people"
-    yield f"incremental   {more['value']:+.4g} a person, 95 % {more['ci95'][0]:+.4g} … {more['ci95'][1]:+.4g}"
-    if result["value"] is None or result["ci95"] is None:
-        yield "lift          cannot be told: the holdout's rate is not clearly above zero"
-    else:
-        low, high = result["ci95"]
-        yield f"lift          {result['value']:+.1%}, 95 % {low:+.1%} … {high:+.1%}"
-
-
-def _figures(cell: dict[str, Any]) -> tuple[str, str]:
-    low, high = cell["ci95"]
-    form = ",d" if isinstance(cell["value"], int) else ",.2f"
-    return format(cell["value"], form), f"{format(low, form)} … {format(high, form)}"
+    show(as_json, job.model_dump(), lines_of(job))
