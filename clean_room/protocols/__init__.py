@@ -21,7 +21,7 @@ Both roles in one process, exact because there are no dummies; in life each runs
 
 from __future__ import annotations
 
-from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums
+from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums, waterfall
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import MESSAGES, Message, parse_message
 from clean_room.protocols.states import Role, expected, receive
@@ -35,6 +35,7 @@ from clean_room.protocols.terms import (
     PartnerList,
     ReachTerms,
     Terms,
+    WaterfallTerms,
     parse_terms,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "ReachTerms",
     "Role",
     "Terms",
+    "WaterfallTerms",
     "activation",
     "alignment",
     "cardinality",
@@ -62,4 +64,5 @@ __all__ = [
     "reach",
     "receive",
     "sums",
+    "waterfall",
 ]

@@ -50,7 +50,15 @@ from clean_room.protocols.messages import (
     Seal,
     chain,
 )
-from clean_room.protocols.terms import MAX_PEOPLE, AlignTerms, MeasureTerms, OverlapTerms, Terms, parse_terms
+from clean_room.protocols.terms import (
+    MAX_PEOPLE,
+    MeasureTerms,
+    OverlapTerms,
+    Terms,
+    WaterfallTerms,
+    parse_terms,
+)
+from clean_room.protocols.thinning import dropped, replaced
 
 __all__ = [
     "AnalystDone",
@@ -186,9 +194,13 @@ def start(
     segments: per analyst segment of `terms`, a column of canonical identifiers. consent, policy: go into
     the commitment (see InputCommitment). Raises Misuse if the input does not fit the terms.
     """
-    if isinstance(terms, AlignTerms):
-        raise Misuse("These terms are for alignment.", advice="Use protocols.alignment.")
+    _check_terms(terms)
     return open_run(Side(terms, tuple(segments), scalar, random, pool, attestation), consent, policy)
+
+
+def _check_terms(terms: Terms) -> None:
+    if not isinstance(terms, OverlapTerms) or isinstance(terms, WaterfallTerms):
+        raise Misuse("These terms are for another protocol.", advice=f"They are {terms.PROTOCOL}.")
 
 
 def open_run(side: Side, consent: bytes, policy: bytes) -> tuple[AnalystOffered, Offer]:
@@ -338,8 +350,7 @@ def answer(
     terms: what the contributor agreed to; PeerViolation if the offer's are not the same. matching: int
     (A segments, C segments), the noise k of every cell, 0 … D. Misuse if own input does not fit.
     """
-    if isinstance(terms, AlignTerms):
-        raise Misuse("These terms are for alignment.", advice="Use protocols.alignment.")
+    _check_terms(terms)
     k = check_matching(terms, matching)
     side = Side(terms, tuple(segments), scalar, random, pool, attestation)
     transcript, accept = agree(side, offer, consent, policy)
@@ -361,6 +372,10 @@ def agree(side: Side, offer: Offer, consent: bytes, policy: bytes) -> tuple[byte
     return follow(transcript, accept), accept
 
 
+def _kept(terms: Terms) -> int:
+    return terms.keep if isinstance(terms, OverlapTerms) else 1000
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ContributorAccepted:
     """C has agreed and waits for A's points. `prepared` may use the wait."""
@@ -379,16 +394,18 @@ class ContributorAccepted:
     def returned(
         self, message: AnalystPoints, *, progress: Progress | None = None
     ) -> tuple[ContributorReturned, ContributorPoints]:
-        """A's points came: blind them, mix the dummies into both lists, shuffle. Heavy."""
+        """A's points came: blind and thin them, mix the dummies into both lists, shuffle. Heavy."""
         transcript = follow(self.transcript, message)
         check_lists("AnalystPoints", message.lists, self.theirs)
         side = self.side
         flat = side.pool.blind(side.scalar, Points.concat(message.lists).buffer, progress=progress)
+        places = dropped(sum(self.theirs), _kept(side.terms), side.random)
+        thinned = replaced(Points(flat), places, lambda column: side.hashed(column, None), side.random)
         own = self.own if self.own is not None else side.blinded(None)
         dummies = draw_dummies(side.terms, self.matching, self.key, side.random, side.pool.blinder)
         own_lists, rows = self._own(own, dummies)
         returned = []
-        for points, extra in zip(split(Points(flat), self.theirs), dummies.returned, strict=True):
+        for points, extra in zip(split(thinned, self.theirs), dummies.returned, strict=True):
             mixed = Points.concat([points.truncated(), extra.truncated()], TRUNCATED)
             returned.append(mixed.take(permutation(len(mixed), side.random)))
         answer_ = ContributorPoints(transcript, tuple(returned), own_lists)

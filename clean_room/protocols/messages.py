@@ -642,7 +642,7 @@ MESSAGES: dict[int, type[Message]] = {
     for kind in (
         Offer, Accept, AnalystPoints, ContributorPoints, ValueColumns,
         MaskedSums, DecryptedSums, AlignPoints, AlignedRows, Seal, PairSalt, PairPoints,
-        ReachSizes, ReachOwn, ReachList,
+        ReachSizes, ReachOwn, ReachList, AnalystRows, ContributorRows,
     )
 }  # fmt: skip
 

@@ -16,13 +16,15 @@ from enum import StrEnum
 from typing import Any
 
 from clean_room.errors import IllegalStep, PeerViolation
-from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums
+from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums, waterfall
 from clean_room.protocols.messages import (
     Accept,
     AlignedRows,
     AlignPoints,
     AnalystPoints,
+    AnalystRows,
     ContributorPoints,
+    ContributorRows,
     DecryptedSums,
     MaskedSums,
     Message,
@@ -72,6 +74,8 @@ _A, _C = Role.ANALYST, Role.CONTRIBUTOR
 _c, _s, _a, _p = cardinality, sums, alignment, activation
 _Accepted, _Returned = _c.ContributorAccepted, _c.ContributorReturned
 _Offered, _Answered = _s.ContributorOffered, _s.ContributorAnswered
+_w = waterfall
+_Rows, _RowsBack = _w.WaterfallAccepted, _w.WaterfallReturned
 _Paired, _Activated = _p.ActivateAccepted, _p.ActivateReturned
 _l, _r = circle, reach
 _Passing, _Back = _r.ReachPassing, _r.ReachReturned
@@ -83,6 +87,11 @@ TABLE: tuple[Step, ...] = (
     Step(_A, _c.AnalystSent, ContributorPoints, _c.AnalystSent.joined, _c.AnalystJoined, None),
     Step(_C, _Returned, Seal, _Returned.sealed, _c.ContributorDone, Seal),
     Step(_A, _c.AnalystSealing, Seal, _c.AnalystSealing.sealed, _c.AnalystDone, None),
+    # overlap on several keys
+    Step(_A, _w.WaterfallOffered, Accept, _w.WaterfallOffered.accepted, _w.WaterfallSent, AnalystRows),
+    Step(_C, _Rows, AnalystRows, _Rows.returned, _RowsBack, ContributorRows),
+    Step(_A, _w.WaterfallSent, ContributorRows, _w.WaterfallSent.joined, _w.WaterfallJoined, None),
+    Step(_C, _RowsBack, Seal, _RowsBack.sealed, _c.ContributorDone, Seal),
     # measure
     Step(_A, _c.AnalystJoined, ValueColumns, _s.ask, _s.AnalystAsked, MaskedSums),
     Step(_C, _Offered, MaskedSums, _Offered.masked, _Answered, DecryptedSums),
@@ -111,6 +120,7 @@ TABLE: tuple[Step, ...] = (
 
 MOVES: tuple[Move, ...] = (
     Move(_A, _c.AnalystJoined, _c.AnalystJoined.seal, _c.AnalystSealing, Seal),
+    Move(_A, _w.WaterfallJoined, _w.WaterfallJoined.seal, _c.AnalystSealing, Seal),
     Move(_C, _Returned, _s.offer_values, _Offered, ValueColumns),
     Move(_A, _s.AnalystMeasured, _s.AnalystMeasured.seal, _c.AnalystSealing, Seal),
     Move(_A, _a.AnalystAligned, _a.AnalystAligned.seal, _c.AnalystSealing, Seal),

@@ -17,17 +17,20 @@ import numpy.typing as npt
 import rfc8785
 
 from clean_room.errors import BoundsExceeded, Misuse, PeerViolation
+from clean_room.protocols.sampling import STEPS
 
 __all__ = [
     "ActivateTerms",
     "AlignTerms",
     "ColumnTerms",
+    "EstimateTerms",
     "MeasureTerms",
     "OverlapTerms",
     "Padding",
     "PartnerList",
     "ReachTerms",
     "Terms",
+    "WaterfallTerms",
     "parse_terms",
 ]
 
@@ -36,6 +39,7 @@ PLAIN_MODULUS = 281_474_976_694_273
 MAX_SEGMENTS = 256
 MAX_CELLS = 4096
 MAX_COLUMNS = 16
+MAX_KEYS = 3
 MAX_DUMMIES = 100_000
 MAX_TOTAL_DUMMIES = 4_000_000
 MAX_PEOPLE = 1 << 27
@@ -135,6 +139,8 @@ class OverlapTerms(Terms):
     A cell is an analyst segment × a contributor segment. `dummies` is D: per cell, even; a cell's count
     comes out shifted by k − D/2, where 0 ≤ k ≤ D is the contributor's noise. `epsilon` and `delta` say
     what the contributor charges for it; drawing k accordingly is the caller's part (privacy.noise).
+    `keep` is the share of people the contributor lets match, in thousandths (`clean_room.thinning`); the
+    counts are of those let through, and whoever releases them divides.
     """
 
     PROTOCOL: ClassVar[str] = "overlap/1"
@@ -144,9 +150,11 @@ class OverlapTerms(Terms):
     dummies: int = 0
     epsilon: float = 0.0
     delta: float = 0.0
+    keep: int = 1000
 
     def __post_init__(self) -> None:
         super(OverlapTerms, self).__post_init__()
+        _whole("keep", self.keep, 1, 1000)
         for name in ("analyst_segments", "contributor_segments"):
             labels = getattr(self, name)
             if not isinstance(labels, tuple) or not 1 <= len(labels) <= MAX_SEGMENTS:
@@ -180,6 +188,56 @@ class OverlapTerms(Terms):
     def dummies_per_cell(self) -> int:
         """D."""
         return self.dummies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaterfallTerms(OverlapTerms):
+    """`overlap` on several keys: rows matched one to one, by the first of `keys`, then by the next.
+
+    `dummies` is still per cell, of all patterns together; a pattern is a non-empty set of keys that a dummy
+    row matches on, so there are 2^K − 1 of them, each with as many dummies, an even number.
+    """
+
+    PROTOCOL: ClassVar[str] = "waterfall/1"
+
+    keys: tuple[str, ...] = ("email", "phone")
+
+    def __post_init__(self) -> None:
+        super(WaterfallTerms, self).__post_init__()
+        if not isinstance(self.keys, tuple) or not 2 <= len(self.keys) <= MAX_KEYS:
+            raise Misuse(f"The terms' keys must be a tuple of 2 to {MAX_KEYS} kinds of identifier.")
+        for key in self.keys:
+            _text("keys", key)
+        if self.keys[0] != self.kind or len(set(self.keys)) != len(self.keys):
+            raise Misuse("The terms' keys must be different, and the first the kind that is joined on.")
+        if self.dummies % (2 * self.patterns):
+            raise Misuse("The terms' dummies must be the same even number for every pattern.")
+
+    @property
+    def patterns(self) -> int:
+        """How many sets of keys a dummy row can match on."""
+        return (1 << len(self.keys)) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateTerms(OverlapTerms):
+    """`estimate`: an overlap over a sample of both lists that is chosen alike (protocols.sampling).
+
+    `step` is that of the rate, `period` the month (`2026-11`) and `sample` the name of the sampling key: two
+    nodes that would sample by different keys differ in their terms.
+    """
+
+    PROTOCOL: ClassVar[str] = "estimate/1"
+
+    step: int = 0
+    period: str
+    sample: str
+
+    def __post_init__(self) -> None:
+        super(EstimateTerms, self).__post_init__()
+        _whole("step", self.step, 0, STEPS)
+        for name in ("period", "sample"):
+            _text(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +414,16 @@ class ReachTerms(Terms):
 
 
 _TYPES: dict[str, type[Terms]] = {
-    t.PROTOCOL: t for t in (OverlapTerms, MeasureTerms, AlignTerms, ActivateTerms, ReachTerms)
+    t.PROTOCOL: t
+    for t in (
+        OverlapTerms,
+        WaterfallTerms,
+        EstimateTerms,
+        MeasureTerms,
+        AlignTerms,
+        ActivateTerms,
+        ReachTerms,
+    )
 }
 
 
@@ -366,7 +433,7 @@ def _rebuild(kind: type[Any], members: object) -> Any:
     values: dict[str, Any] = dict(members)
     if "padding" in values:
         values["padding"] = _rebuild(Padding, values["padding"])
-    for name in ("analyst_segments", "contributor_segments", "columns", "partners"):
+    for name in ("analyst_segments", "contributor_segments", "columns", "keys", "partners"):
         if name in values:
             if not isinstance(values[name], list):
                 raise PeerViolation(f"The terms' {name} is not a list.")
