@@ -535,7 +535,7 @@ class ContributorRows(_Encoded):
 
 
 def _write_rows(w: Writer, lists: tuple[tuple[Points, ...], ...]) -> None:
-    w.number(len(lists[0]), 1)
+    w.number(len(lists[0]) if lists else 0, 1)
     w.points(points for segment in lists for points in segment)
 
 

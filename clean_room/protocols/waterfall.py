@@ -36,7 +36,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clean_room.errors import Misuse
+from clean_room.errors import Misuse, PeerViolation
 from clean_room.group.blinding import BASE_POINT, new_scalar
 from clean_room.group.points import TRUNCATED, Points, Random, join, permutation
 from clean_room.group.pool import BlindingPool, Progress
@@ -123,6 +123,8 @@ def _agreed(terms: Terms) -> WaterfallTerms:
 
 def _check_rows(name: str, rows: Sequence[Rows], sizes: Sequence[int], keys: int) -> None:
     """PeerViolation unless every key has lists of these sizes and no point is twice in any of them."""
+    if len(rows) != len(sizes) or any(len(segment) != keys for segment in rows):
+        raise PeerViolation(f"The lists of {name} are not one a key and segment.")
     lists = [points for segment in rows for points in segment]
     check_lists(name, lists, [size for size in sizes for _ in range(keys)])
 

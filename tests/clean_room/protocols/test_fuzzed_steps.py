@@ -33,6 +33,7 @@ from clean_room.protocols import (
     Padding,
     PartnerList,
     ReachTerms,
+    WaterfallTerms,
     activation,
     alignment,
     cardinality,
@@ -41,6 +42,7 @@ from clean_room.protocols import (
     reach,
     receive,
     sums,
+    waterfall,
 )
 from clean_room.protocols.messages import MESSAGES, InputCommitment, Message
 from clean_room.protocols.states import TABLE
@@ -192,6 +194,28 @@ def activate(tape: Tape, pool: BlindingPool) -> None:
     _seal(tape, a, c)
 
 
+def several_keys(tape: Tape, pool: BlindingPool) -> None:
+    one, two = attestations()
+    labels = {"analyst_segments": ("a0", "a1"), "contributor_segments": ("c0",)}
+    terms = WaterfallTerms(**_job(), **labels, keys=("email", "phone"), dummies=6)
+    own = {"random": os.urandom, "pool": pool}
+    mine, theirs = [_rows(MINE), _rows(["x"])], [_rows(THEIRS)]
+    a, offer = waterfall.start(terms, mine, scalar=new_scalar(os.urandom), attestation=one, **own)
+    more = own | {"scalar": new_scalar(os.urandom), "attestation": two, "matching": np.full((2, 1, 3), 1)}
+    c, accept = tape.call(None, offer, lambda m: waterfall.answer(m, terms, theirs, **more))  # type: ignore[arg-type]
+    a, rows = tape.take(a, accept)
+    c, reply = tape.take(c, rows)
+    a, none = tape.take(a, reply)
+    assert none is None
+    assert a.counts.tolist() == [[2], [0]]
+    _seal(tape, a, c)
+
+
+def _rows(names: list[str]) -> pa.StructArray:
+    phones = pa.array([None if name == "a" else name.encode() for name in names], pa.binary())
+    return pa.StructArray.from_arrays([column(names), phones], names=["email", "phone"])
+
+
 def ring(tape: Tape, pool: BlindingPool) -> None:
     partners = (PartnerList("c1", "d1"), PartnerList("c2", "d2"))
     shared = _job() | {"partners": partners, "dummies": 2, "size_slack": 1, "epsilon": 1.0}
@@ -237,6 +261,7 @@ def _answered(terms: ReachTerms, own: dict[str, Any], offer: Any) -> Any:
 
 RUNS: dict[str, Callable[[Tape, BlindingPool], None]] = {
     "overlap": overlap, "measure": measure, "align": align, "activate": activate, "reach": ring,
+    "waterfall": several_keys,
 }  # fmt: skip
 
 
