@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 _FENCE = re.compile(
-    r"(?P<skip><!-- shown, not run: [^\n]+ -->\n+)?```(?P<language>python|console)\n(?P<body>.*?)^```$",
+    r"(?P<skip>^ *<!-- shown, not run: [^\n]+ -->\n+)?"
+    r"^(?P<indent> *)```(?P<language>python|console)\n(?P<body>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -41,7 +43,8 @@ def snippets(text: str) -> Iterator[Snippet]:
     """The runnable blocks of a document, in order."""
     for match in _FENCE.finditer(text):
         if match["skip"] is None:
-            yield Snippet(match["language"], match["body"], text.count("\n", 0, match.start()) + 1)
+            line = text.count("\n", 0, match.start()) + 1
+            yield Snippet(match["language"], textwrap.dedent(match["body"]), line)
 
 
 def commands_and_output(body: str) -> tuple[str, list[str]]:
