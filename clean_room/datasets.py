@@ -148,13 +148,7 @@ class Dataset:
         Raises `Misuse(unknown_key|unknown_dimension|unknown_segment|unknown_column|bad_expression)` for
         names and expressions, and `BadInput` for what the file holds.
         """
-        if key not in self.keys:
-            raise Misuse(f"dataset {self.name} has no {key} key column.", code="unknown_key")
-        for name in dimensions:
-            if name not in self.dimensions:
-                raise Misuse(f"dataset {self.name} has no such dimension.", code="unknown_dimension")
-        if segment is not None and segment not in self.segments:
-            raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
+        self._check_names(key, dimensions, segment)
         if column is not None and column not in self.columns:
             raise Misuse(f"dataset {self.name} has no such measurable column.", code="unknown_column")
         key_column = self.keys[Kind(key)]
@@ -185,6 +179,48 @@ class Dataset:
             dimensions={name: _chunkless(table[f"d{i}"]) for i, name in enumerate(dimensions)},
             values=values,
         )
+
+    def parts(
+        self, key: str, *, dimensions: Sequence[str] = (), segment: str | None = None, rows: int = 1 << 17
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows in file order, about `rows` at a time, for what is too large to hold.
+
+        Columns `k` (the key), `d0`, `d1`, … (the dimensions) and `s` (whether the row is in `segment`).
+        Errors as `extract`.
+        """
+        self._check_names(key, dimensions, segment)
+        key_column, place = self.keys[Kind(key)], 0
+        with self._opened([key_column]) as (connection, types):
+            shown = [f"{_as_text(key_column, types[key_column])} AS k"]
+            shown += [
+                f"CAST(({self.dimensions[d].sql}) AS VARCHAR) AS d{i}" for i, d in enumerate(dimensions)
+            ]
+            inside = "TRUE" if segment is None else f"COALESCE(({self.segments[segment]}), FALSE)"
+            sql = f"SELECT {', '.join(shown)}, {inside} AS s FROM source"  # noqa: S608 quoted
+            with self._explained():
+                for part in connection.sql(sql).to_arrow_reader(rows):
+                    place += len(part)
+                    yield part
+        if not place:
+            raise BadInput(f"dataset {self.name} has no rows.", code="empty_input")
+
+    def count(self, segment: str | None = None) -> int:
+        """How many rows there are, in `segment` or in all. Errors as `extract`."""
+        if segment is not None and segment not in self.segments:
+            raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
+        inside = "TRUE" if segment is None else self.segments[segment]
+        with self._opened(()) as (connection, _):
+            table = self._run(connection, f"SELECT count(*) FILTER ({inside}) AS n FROM source")  # noqa: S608
+        return int(table["n"][0].as_py())
+
+    def _check_names(self, key: str, dimensions: Sequence[str], segment: str | None) -> None:
+        if key not in self.keys:
+            raise Misuse(f"dataset {self.name} has no {key} key column.", code="unknown_key")
+        for name in dimensions:
+            if name not in self.dimensions:
+                raise Misuse(f"dataset {self.name} has no such dimension.", code="unknown_dimension")
+        if segment is not None and segment not in self.segments:
+            raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
 
     def state(self) -> SourceState:
         """The file as it lies there now. Raises `BadInput(source_missing)`."""
