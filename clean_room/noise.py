@@ -4,7 +4,8 @@ Cells of one side partition its people, so a person added or removed changes one
 is noised at the full ε of the counts (parallel composition). A `measure` query shares its ε equally among
 the counts and each column it sums: two columns for a variance, which needs the squares as well. Counts are
 noised by truncated discrete Laplace through dummies, sums by discrete Laplace scaled to the largest
-absolute value a clipped row can have.
+absolute value a clipped row can have. A `reach` shares its ε between the counts of regions and the size of
+the list, and its δ equally.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class DrawnNoise:
 class NoisePlan:
     """How one query's (ε, δ) is spent. All zero for `align`, which reveals members under its own rule.
 
-    `sum_epsilon` is for each column summed.
+    `sum_epsilon` is for each column summed, `size_epsilon` for how many people go into a `reach`, whose noise
+    is at most `size_slack`; their counts are those of its regions.
     """
 
     epsilon: float
@@ -74,6 +76,16 @@ class NoisePlan:
     count_epsilon: float
     sum_epsilon: float
     half_width: int
+    size_epsilon: float = 0.0
+    size_slack: int = 0
+
+
+_SIZE_SHARES = {3: 0.41, 4: 0.34, 5: 0.29, 6: 0.24, 7: 0.20, 8: 0.17}
+"""Of a reach's ε, what is for the size of a list, by the number of lists.
+
+A contributor's noise moves the reach once for its size and once for each of a = 2^(N−1) − 1 sets of other
+lists, with variance about 2/ε² each: 2/εₛ² + 2a/(ε − εₛ)² is least for εₛ = ε / (1 + a^⅓).
+"""
 
 
 def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
@@ -81,6 +93,10 @@ def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
     if asked.query.kind == "align":
         return NoisePlan(0.0, 0.0, 0.0, 0.0, 0)
     epsilon, delta = asked.epsilon, asked.agreement.terms.delta_per_query
+    if asked.query.kind == "reach":
+        size = epsilon * _SIZE_SHARES[2 + len(asked.query.others)]
+        half, slack = noise.half_width(epsilon - size, delta / 2), noise.half_width(size, delta / 2)
+        return NoisePlan(epsilon, delta, epsilon - size, 0.0, half, size_epsilon=size, size_slack=slack)
     columns = summed_columns(asked)
     share = epsilon / (1 + len(columns))
     if any(column.magnitude > _MAX_SCALE * share for column in columns):

@@ -7,19 +7,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clean_room.agreements import Agreement
-from clean_room.errors import PeerViolation
-from clean_room.jobs import Query
+from clean_room.errors import Misuse, PeerViolation
+from clean_room.jobs import Query, Source
 from clean_room.noise import NoisePlan, summed_columns
-from clean_room.protocols.terms import AlignTerms, MeasureTerms, OverlapTerms, Terms
+from clean_room.protocols.terms import (
+    AlignTerms,
+    EstimateTerms,
+    MeasureTerms,
+    OverlapTerms,
+    PartnerList,
+    ReachTerms,
+    Terms,
+)
 from clean_room.rules import Asked, cell_labels
+from clean_room.samples import Sampler
 from consent.encoding import canonical_json, parse_json
 from consent.receipts import GateEvidence
 from privacy.errors import BadInput
 
-__all__ = ["asked_of", "commitment_document", "read_commitment", "terms_for"]
+__all__ = [
+    "asked_of",
+    "asked_under",
+    "commitment_document",
+    "read_commitment",
+    "sources_of",
+    "terms_for",
+]
 
 _COMMITTED = (
     "purpose",
@@ -43,8 +60,26 @@ def asked_of(query: Query, agreement: Agreement, analyst_key: str) -> Asked:
     )
 
 
-def terms_for(asked: Asked, job: str, plan: NoisePlan) -> Terms:
-    """The protocol terms of a query that the rules allow."""
+def sources_of(query: Query) -> tuple[Source, ...]:
+    """All partners' lists of a reach, in the order of the ring: by collaboration, whoever is asked."""
+    own = Source(query.collaboration, query.partner_dataset, query.partner_segment)
+    return tuple(sorted((own, *query.others), key=lambda source: source.collaboration))
+
+
+def asked_under(query: Query, source: Source, epsilon: float) -> Query:
+    """A reach as it is put to one of its partners: its list first, the others after it, ε spelt out."""
+    return replace(
+        query,
+        collaboration=source.collaboration,
+        partner_dataset=source.dataset,
+        partner_segment=source.segment,
+        others=tuple(other for other in sources_of(query) if other != source),
+        epsilon=epsilon,
+    )
+
+
+def terms_for(asked: Asked, job: str, plan: NoisePlan, sampler: Sampler | None = None) -> Terms:
+    """The protocol terms of a query that the rules allow; an `estimate` needs its sampler."""
     query, agreement = asked.query, asked.agreement
     shared: dict[str, Any] = {
         "job": job,
@@ -60,6 +95,19 @@ def terms_for(asked: Asked, job: str, plan: NoisePlan) -> Terms:
     }
     if query.kind == "align":
         return AlignTerms(**shared)
+    if query.kind == "reach":
+        return ReachTerms(
+            **shared,
+            partners=tuple(
+                PartnerList(s.collaboration, s.dataset, s.segment or "") for s in sources_of(query)
+            ),
+            analyst_segment=query.segment or "",
+            dummies=2 * plan.half_width,
+            size_slack=plan.size_slack,
+            epsilon=plan.epsilon,
+            size_epsilon=plan.size_epsilon,
+            delta=plan.delta,
+        )
     shared |= {
         "analyst_segments": _labels(asked, own=True),
         "contributor_segments": _labels(asked, own=False),
@@ -69,6 +117,11 @@ def terms_for(asked: Asked, job: str, plan: NoisePlan) -> Terms:
     }
     if query.kind == "overlap":
         return OverlapTerms(**shared)
+    if query.kind == "estimate":
+        if sampler is None:
+            raise Misuse("an estimate has no sample yet.", code="illegal_step")
+        key = sampler.key
+        return EstimateTerms(**shared, step=sampler.step, period=key.period, sample=key.id)
     columns = summed_columns(asked)
     if not columns:
         raise PeerViolation("a measure query names no agreed column.")

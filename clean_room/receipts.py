@@ -19,7 +19,7 @@ from typing import Any
 from clean_room.armour import armoured, unarmoured
 from clean_room.errors import PeerViolation
 from clean_room.protocols.messages import InputCommitment
-from clean_room.protocols.terms import OverlapTerms, Terms
+from clean_room.protocols.terms import OverlapTerms, ReachTerms, Terms
 from clean_room.questions import read_commitment
 from consent.encoding import canonical_json
 from privacy.errors import Misuse, Tampered
@@ -51,6 +51,17 @@ def receipt_body(
         }
         if kind == "measure":
             noise["sums"] = "discrete Laplace by the contributor"
+    if isinstance(terms, ReachTerms):
+        noise = {
+            "mechanism": "truncated discrete Laplace by every contributor's dummies and in its list's length",
+            "epsilon": terms.epsilon,
+            "size_epsilon": terms.size_epsilon,
+            "delta": terms.delta,
+            "dummies_per_set": terms.dummies,
+            "size_slack": terms.size_slack,
+            "lists": terms.parties,
+            "panel": terms.panel,
+        }
     return {
         "v": 1,
         "job": terms.job,
