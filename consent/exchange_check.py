@@ -20,7 +20,7 @@ from consent.cosignatures import time_of, witness_key
 from consent.encoding import Leaf, canonical_json, from_micros, parse_json, render_time
 from consent.events import RESTRICTING, EventType
 from consent.feed_log import FeedLeaf, Frontier, feed_key, leaf_of
-from consent.history import missing_named, open_entry
+from consent.history import missing_named, open_in
 from consent.ledger import Ledger
 from consent.merkle import leaf_hash
 from consent.messages import ACK_CONTEXT, MESSAGE_CONTEXT, Acknowledgement, FeedMessage, unpack_pseudonyms
@@ -30,7 +30,7 @@ from consent.rows import ErasureRow, FeedRow, InboxRow, PartnerRow
 from consent.split_views import FORK
 from consent.store import LedgerView
 from consent.subjects import HANDLE_SIZE, PSEUDONYM
-from privacy.errors import Misuse, PeerViolation, Tampered
+from privacy.errors import PeerViolation, Tampered
 from privacy.signing import PublicKey
 
 __all__ = ["check_exchange"]
@@ -59,12 +59,11 @@ def check_exchange(ledger: Ledger, view: LedgerView) -> None:
         rows = view.entries(index, index + 1)
         if not rows:
             raise _differs("A record names an entry that is not there.")
-        try:
-            leaf, opening = open_entry(view, ledger.vault, index)
-        except Misuse:
-            return _Said(Leaf.from_bytes(rows[0].leaf), {}, None, lost=True)
-        side = view.side(rows[0].side)
-        return _Said(leaf, parse_json(opening.payload, limit=_LIMIT), None if side is None else side.subject)
+        leaf, side = Leaf.from_bytes(rows[0].leaf), view.side(rows[0].side)
+        if side is None:
+            return _Said(leaf, {}, None, lost=True)
+        _, body = open_in(view, ledger.vault, side, index, leaf)
+        return _Said(leaf, body, side.subject)
 
     try:
         for row in view.partners():

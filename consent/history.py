@@ -108,10 +108,17 @@ def open_entry(view: LedgerView, vault: SubjectVault, index: int) -> tuple[Leaf,
     if side is None:
         raise Misuse("The payload of this entry has been erased.", code="erased")
     leaf = Leaf.from_bytes(rows[0].leaf)
+    opening, _ = open_in(view, vault, side, index, leaf)
+    return leaf, opening
+
+
+def open_in(
+    view: LedgerView, vault: SubjectVault, side: SideRow, index: int, leaf: Leaf
+) -> tuple[Opening, dict[str, object]]:
+    """The opening of entry `index` out of its side row, and its payload, checked against `leaf`."""
     for opening in openings_of(view, vault, side):
         if opening.idx == index:
-            checked(leaf, opening)
-            return leaf, opening
+            return opening, checked(leaf, opening)
     raise Tampered("The payload of an entry is missing from its record.", code="bad_side_record")
 
 

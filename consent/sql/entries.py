@@ -37,7 +37,8 @@ class EntriesView(ReadRows):
         return [leaf for (leaf,) in self._rows(query, (start, end))]
 
     def side(self, first_index: int) -> SideRow | None:
-        return next(iter(self._sides(t.side.c.first_index == first_index)), None)
+        query = "SELECT first_index, subject, sealed FROM consent_side WHERE first_index = ?"
+        return next((SideRow(*row) for row in self._rows(query, (first_index,))), None)
 
     def sides(self, start: int, end: int) -> list[SideRow]:
         return self._sides(t.side.c.first_index >= start, t.side.c.first_index < end)
