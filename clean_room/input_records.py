@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from clean_room.inputs import InputCounts, QueryInput
+from clean_room.protocols.sampling import SampleFacts
 from consent.encoding import canonical_json, parse_json
 from consent.receipts import GateEvidence, PseudonymSet
 from privacy.errors import Tampered
@@ -57,6 +58,8 @@ def _packed(value: Any, blobs: list[bytes]) -> Any:
         return {"evidence": value.to_dict()}
     if isinstance(value, InputCounts):
         return {"counts": {**asdict(value), "rejected": dict(value.rejected)}}
+    if isinstance(value, SampleFacts):
+        return {"sample": asdict(value)}
     if isinstance(value, Mapping):
         return {"mapping": {name: _packed(item, blobs) for name, item in value.items()}}
     if isinstance(value, PseudonymSet):
@@ -83,6 +86,8 @@ def _unpacked(shape: Mapping[str, Any], blobs: list[memoryview]) -> Any:
         return GateEvidence.from_dict(value)
     if kind == "counts":
         return InputCounts(**value)
+    if kind == "sample":
+        return SampleFacts(**value)
     if kind == "members":
         return PseudonymSet.from_bytes(bytes(blobs[value]))
     if kind == "numbers":

@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 
 from clean_room.agreements import ColumnOffer
 from clean_room.datasets import Dataset, Extract
+from clean_room.protocols.sampling import SampleFacts
+from clean_room.samples import Sampler, draw
 from consent.receipts import GateEvidence, PseudonymSet
 from consent.subjects import IDENTIFIER_PROFILE
 from privacy.errors import BadInput
@@ -60,7 +62,8 @@ class QueryInput:
 
     `people[i]` pa.BinaryArray of canonical identifiers, `rows[i]` int64 places in the file and `values[i]`
     float64 already clipped (None unless a column is measured), all of one order within cell i.
-    `known` are the same people in file order, in the ledger's own profile.
+    `known` are the same people in file order, in the ledger's own profile. `sample` (`estimate`
+    only) is how the whole list fell, of which these are the sample.
     """
 
     people: tuple[pa.BinaryArray, ...] = field(repr=False)
@@ -70,6 +73,7 @@ class QueryInput:
     members: PseudonymSet = field(repr=False)
     counts: InputCounts
     known: pa.BinaryArray = field(repr=False)
+    sample: SampleFacts | None = None
 
     @property
     def size(self) -> int:
@@ -89,17 +93,24 @@ def prepare(
     dimensions: Sequence[str] = (),
     segment: str | None = None,
     column: ColumnOffer | None = None,
+    sampler: Sampler | None = None,
 ) -> QueryInput:
     """Read, normalise, deduplicate, pass through the consent gate and split.
 
     The gate knows people by the ledger's own profile, whatever the partners join on. Who may go in is who
-    allowed `purpose` and all of `also_for`; the evidence is of `purpose`, over exactly those people.
+    allowed `purpose` and all of `also_for`; the evidence is of `purpose`, over exactly those people. With a
+    `sampler` nobody outside its sample is looked at any further.
     Raises what `Dataset.extract` raises, and `BadInput(no_usable_identifiers)` when not one row has an
     identifier that is one.
     """
-    extract = dataset.extract(
-        kind, dimensions=dimensions, segment=segment, column=None if column is None else column.name
-    )
+    sample = None
+    if sampler is None:
+        name = None if column is None else column.name
+        extract = dataset.extract(kind, dimensions=dimensions, segment=segment, column=name)
+    else:
+        extract, sample = draw(
+            dataset, sampler, kind=kind, profile=profile, dimensions=dimensions, segment=segment
+        )
     canonical = canonical_column(kind, extract.keys, profile, region=dataset.region)
     values: pa.BinaryArray = canonical.values
     usable = pc.is_valid(values).to_numpy(zero_copy_only=False)
@@ -153,6 +164,7 @@ def prepare(
             people=len(allowed),
         ),
         known=known.take(pa.array(allowed)),
+        sample=sample,
     )
 
 

@@ -15,6 +15,7 @@ from clean_room.errors import Misuse, PeerViolation
 from clean_room.jobs import Query, Source
 from clean_room.noise import NoisePlan, summed_columns
 from clean_room.protocols.terms import (
+    ActivateTerms,
     AlignTerms,
     EstimateTerms,
     MeasureTerms,
@@ -22,6 +23,7 @@ from clean_room.protocols.terms import (
     PartnerList,
     ReachTerms,
     Terms,
+    WaterfallTerms,
 )
 from clean_room.rules import Asked, cell_labels
 from clean_room.samples import Sampler
@@ -95,6 +97,8 @@ def terms_for(asked: Asked, job: str, plan: NoisePlan, sampler: Sampler | None =
     }
     if query.kind == "align":
         return AlignTerms(**shared)
+    if query.kind == "activate":
+        return ActivateTerms(**shared, keep=round(1000 * agreement.terms.activation_keep))
     if query.kind == "reach":
         return ReachTerms(
             **shared,
@@ -114,7 +118,11 @@ def terms_for(asked: Asked, job: str, plan: NoisePlan, sampler: Sampler | None =
         "dummies": 2 * plan.half_width,
         "epsilon": plan.epsilon,
         "delta": plan.delta,
+        "keep": round(1000 * plan.keep),
     }
+    if query.fallback_keys:
+        shared["dummies"] *= plan.patterns
+        return WaterfallTerms(**shared, keys=(query.key, *query.fallback_keys))
     if query.kind == "overlap":
         return OverlapTerms(**shared)
     if query.kind == "estimate":

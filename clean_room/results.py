@@ -3,7 +3,9 @@
     overlap   value, ci95, rate, cells[{analyst, contributor, value, ci95, suppressed}]
     measure   value (sum, count, mean, variance of the column over the shared people, or lift), ci95, count,
               noise_scale, cells
+    estimate  value, ci95, rate, sample_rate, sampled, rows, cells (clean_room.sample_results)
     align     value (number of shared people, exact)
+    activate  value (number of encrypted ids, after what the contributor left out), rate
 
 Everywhere `suppressed` and `reason`; a suppressed value is null and never tells 0 from "below the minimum".
 """
@@ -13,13 +15,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from clean_room.conversations import Outcome
 from clean_room.errors import Misuse
 from clean_room.jobs import Query
 from clean_room.noise import NoisePlan
 from clean_room.protocols.terms import OverlapTerms, Terms
 from clean_room.rules import Asked, release_cells, shown_rate
+from clean_room.sample_results import estimated
 from clean_room.statistics import MeasuredColumn, cells_of, interval_of
+from clean_room.thinning import SIZES, guarantees
 
 __all__ = ["released"]
 
@@ -30,7 +36,7 @@ def released(
     """The result document of a query; `sizes` is how many of the analyst's own went into each own cell."""
     people = sum(sizes)
     if outcome.counts is None:
-        shared = 0 if outcome.rows is None else len(outcome.rows)
+        shared = _revealed(outcome)
         hidden = shared < asked.agreement.terms.minimum_cell
         return {
             "value": None if hidden else shared,
@@ -43,24 +49,34 @@ def released(
         }
     if not isinstance(terms, OverlapTerms):
         raise Misuse("counts came out of terms that have none.")
-    release = release_cells(outcome.counts, asked.agreement.terms.minimum_cell)
+    # Those let through by thinning, as an estimate of all: unbiased.
+    counts = np.rint(outcome.counts / plan.keep).astype(np.int64)
+    release = release_cells(counts, asked.agreement.terms.minimum_cell)
     shown: dict[str, Any] = {
         "suppressed": release.suppressed,
         "reason": release.reason,
         "epsilon_spent": plan.epsilon,
         "delta_spent": plan.delta,
     }
+    if plan.keep < 1:
+        least = 0 if release.value is None else interval_of(release.value, plan, counts.size)[0]
+        shown["thinning"] = {
+            "keep": plan.keep,
+            "alone": guarantees(plan.keep, plan.delta, SIZES if release.suppressed else (least,)),
+        }
     if asked.query.kind == "measure":
         column = None if asked.query.column is None else asked.partners.column(asked.query.column)
         if column is None or outcome.sums is None:
             raise Misuse("a measure outcome without its column.")
-        measured = MeasuredColumn(column, asked.query.statistic, plan, outcome.counts, outcome.sums)
+        measured = MeasuredColumn(column, asked.query.statistic, plan, counts, outcome.sums / plan.keep)
         if asked.query.holdout is not None:
             treated, held = _groups(terms.analyst_segments, asked.query)
             return shown | measured.lift(release, sizes, treated, held)
         return shown | measured.document(release, terms)
+    if asked.query.kind == "estimate":
+        return shown | estimated(outcome, release, terms, plan, people)
     value = release.value
-    interval = None if value is None else interval_of(value, plan, outcome.counts.size)
+    interval = None if value is None else interval_of(value, plan, counts.size)
     return shown | {
         "value": value,
         "ci95": interval,
@@ -69,13 +85,19 @@ def released(
             {
                 "analyst": terms.analyst_segments[i],
                 "contributor": terms.contributor_segments[j],
-                "value": int(outcome.counts[i, j]) if release.shown[i, j] else None,
-                "ci95": interval_of(int(outcome.counts[i, j]), plan, 1) if release.shown[i, j] else None,
+                "value": int(counts[i, j]) if release.shown[i, j] else None,
+                "ci95": interval_of(int(counts[i, j]), plan, 1) if release.shown[i, j] else None,
                 "suppressed": not release.shown[i, j],
             }
-            for i, j in cells_of(outcome.counts)
+            for i, j in cells_of(counts)
         ],
     }
+
+
+def _revealed(outcome: Outcome) -> int:
+    """How many shared people an alignment or an activation came to."""
+    found = outcome.publisher_ids if outcome.rows is None else outcome.rows
+    return 0 if found is None else len(found)
 
 
 def _groups(labels: Sequence[str], query: Query) -> tuple[list[int], list[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clean_room.conversations import align, measure, overlap
+from clean_room.conversations import align, estimate, measure, overlap, reach
 from clean_room.conversations.workshop import (
     Contribution,
     Finished,
@@ -22,7 +22,14 @@ from clean_room.errors import Misuse
 from clean_room.inputs import QueryInput
 from clean_room.noise import NoisePlan
 from clean_room.protocols.messages import Offer
-from clean_room.protocols.terms import AlignTerms, MeasureTerms, OverlapTerms, Terms
+from clean_room.protocols.terms import (
+    AlignTerms,
+    EstimateTerms,
+    MeasureTerms,
+    OverlapTerms,
+    ReachTerms,
+    Terms,
+)
 
 __all__ = [
     "Contribution",
@@ -38,11 +45,14 @@ __all__ = [
 
 _CONTRIBUTIONS: Mapping[type[Terms], Callable[..., Contribution]] = {
     OverlapTerms: overlap.contribute,
+    EstimateTerms: estimate.contribute,
     MeasureTerms: measure.contribute,
     AlignTerms: align.contribute,
+    ReachTerms: reach.contribute,
 }
 _INQUIRIES: Mapping[type[Terms], Callable[..., Inquiry]] = {
     OverlapTerms: overlap.inquire,
+    EstimateTerms: estimate.inquire,
     MeasureTerms: measure.inquire,
     AlignTerms: align.inquire,
 }

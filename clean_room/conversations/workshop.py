@@ -22,6 +22,7 @@ from clean_room.noise import NoiseSource
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.cardinality import AnalystSealing
 from clean_room.protocols.messages import InputCommitment, Seal
+from clean_room.protocols.sampling import SampleFacts
 from clean_room.questions import commitment_document, policy_bytes
 
 __all__ = [
@@ -117,7 +118,8 @@ class Outcome:
     """What the analyst has learnt, before release rules.
 
     `counts` int64 (A cells, C cells), noisy; `sums` float64 (A cells, C cells, columns) in the columns'
-    units, noisy, for `measure`; `rows` int64 (n,) and `ids` uint8 (n, 16) for `align`.
+    units, noisy, for `measure`; `rows` int64 (n,) and `ids` uint8 (n, 16) for `align`;
+    `sample` for `estimate`.
     """
 
     state: SealingState = field(repr=False)
@@ -127,6 +129,7 @@ class Outcome:
     sums: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     rows: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    sample: SampleFacts | None = None
 
 
 Contribution = Generator[list[bytes], bytes, Finished]

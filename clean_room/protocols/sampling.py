@@ -162,20 +162,25 @@ def factor_of(facts: SampleFacts) -> tuple[float, bool]:
     return 1 / p, False
 
 
-def sampled_interval(count: int, noise_half: int, facts: SampleFacts) -> tuple[float, float]:
+def sampled_interval(
+    count: int, noise_half: int, facts: SampleFacts, *, keep: float = 1.0
+) -> tuple[float, float]:
     """95 % interval of the whole's number, from the noisy `count` in the sample; never below 0.
 
-    noise_half: half width of the 95 % interval of the noise. The error of the sample is about normal at the
+    noise_half: half width of the 95 % interval of the noise. keep: the chance at which the contributor lets
+    a shared person match at all. The error of the sample is about normal at the
     counts that may be shown; it and the noise are independent and their half widths are added in squares,
     which for a Laplace beside a normal errs on the wide side.
     """
     p = facts.rate
     factor, by_ratio = factor_of(facts)
+    factor /= keep
     whole = max(0.0, count * factor)
     variance = (1 - p) / p * whole
     if by_ratio and facts.rows:
         # Σ (y − R x)² over all people; a shared one has one row at least, which bounds Σ x y from below.
         share = whole / facts.rows
         variance = (1 - p) / p * max(0.0, whole - 2 * share * whole + share**2 * facts.squares / p)
+    variance += (1 - keep) * max(0, count) * factor**2
     half = math.sqrt(_Z**2 * variance + (noise_half * factor) ** 2)
     return max(0.0, whole - half), whole + half
