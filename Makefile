@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-optouts bench-overlap bench-consent lock clean
+.PHONY: demo test check bench bench-nodes bench-optouts bench-overlap bench-consent lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
@@ -29,6 +29,9 @@ bench: bench-overlap bench-consent  ## every benchmark; results are appended to 
 
 bench-overlap: $(READY)  ## overlap against SecretFlow's ECDH PSI, both in the same run
 	$(BIN)/python benchmarks/overlap.py
+
+bench-nodes: $(READY)  ## an overlap and a measure between two whole nodes, beside the bare protocol
+	$(BIN)/python benchmarks/nodes.py
 
 bench-optouts: $(READY)  ## opt-out to enforced at the partner, two nodes under 500 decisions/s; then a minute of outage
 	$(BIN)/python benchmarks/consent/optouts.py

@@ -13,7 +13,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _loopback_bytes() -> int:
+def show_rows(rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows of the same columns as a Markdown table."""
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+
+
+def loopback_bytes() -> int:
+    """Bytes sent through the loopback device since the machine started."""
     path = Path("/sys/class/net/lo/statistics/tx_bytes")
     return int(path.read_text()) if path.exists() else 0
 
 
-def _tree_rss(roots: Sequence[int]) -> list[int]:
+def tree_rss(roots: Sequence[int]) -> list[int]:
+    """Resident bytes of the process tree below each of `roots`."""
     parents, rss = {}, {}
     page = os.sysconf("SC_PAGE_SIZE")
     for entry in Path("/proc").iterdir():
@@ -98,7 +109,7 @@ def run(
 
     def sample() -> None:
         while not over.wait(0.1):
-            for n, size in enumerate(_tree_rss([party.pid for party in parties])):
+            for n, size in enumerate(tree_rss([party.pid for party in parties])):
                 peak[n] = max(peak[n], size)
 
     try:
@@ -114,7 +125,7 @@ def run(
             _line(party, 120, log)
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
-        before, started = _loopback_bytes(), time.perf_counter()
+        before, started = loopback_bytes(), time.perf_counter()
         for party in parties:
             assert party.stdin is not None
             party.stdin.write("go\n")
@@ -122,7 +133,7 @@ def run(
         answers = tuple(
             json.loads(_line(party, limit, log)) for party, log in zip(parties, logs, strict=True)
         )
-        seconds, loopback = time.perf_counter() - started, _loopback_bytes() - before
+        seconds, loopback = time.perf_counter() - started, loopback_bytes() - before
         over.set()
         sampler.join()
         for party in parties:
