@@ -6,10 +6,17 @@ the counts and each column it sums: two columns for a variance, which needs the 
 noised by truncated discrete Laplace through dummies, sums by discrete Laplace scaled to the largest
 absolute value a clipped row can have. A `reach` shares its ε between the counts of regions and the size of
 the list, and its δ equally.
+
+On K keys a person counts for more than one: without somebody, a row of the partner's may match another of
+the own by a later key, and a row that shared a phone may take it over. Following what the lack of a row
+changes from key to key shows that at most 1, then 2, then 4 … matches change, 2^K − 1 in all. So the noise
+of each of the 2^K − 1 patterns of keys (`protocols.waterfall`) is drawn at that part of ε, with δ shared out
+as group privacy asks for that many changes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,10 +72,11 @@ class DrawnNoise:
 
 @dataclass(frozen=True, slots=True)
 class NoisePlan:
-    """How one query's (ε, δ) is spent. All zero for `align`, which reveals members under its own rule.
+    """How one query's (ε, δ) is spent. All zero where a rule of its own lets members be revealed.
 
     `sum_epsilon` is for each column summed, `size_epsilon` for how many people go into a `reach`, whose noise
-    is at most `size_slack`; their counts are those of its regions.
+    is at most `size_slack`; their counts are those of its regions. A cell's count is the sum of `patterns`
+    noisy ones. `keep` is the share of matching people that thinning lets through.
     """
 
     epsilon: float
@@ -78,6 +86,8 @@ class NoisePlan:
     half_width: int
     size_epsilon: float = 0.0
     size_slack: int = 0
+    patterns: int = 1
+    keep: float = 1.0
 
 
 _SIZE_SHARES = {3: 0.41, 4: 0.34, 5: 0.29, 6: 0.24, 7: 0.20, 8: 0.17}
@@ -90,13 +100,20 @@ lists, with variance about 2/ε² each: 2/εₛ² + 2a/(ε − εₛ)² is least
 
 def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
     """The plan both nodes derive from query and agreement. Refused (`bounds_exceeded`) if there is none."""
-    if asked.query.kind == "align":
+    if asked.query.kind in {"align", "activate"}:
         return NoisePlan(0.0, 0.0, 0.0, 0.0, 0)
     epsilon, delta = asked.epsilon, asked.agreement.terms.delta_per_query
     if asked.query.kind == "reach":
         size = epsilon * _SIZE_SHARES[2 + len(asked.query.others)]
         half, slack = noise.half_width(epsilon - size, delta / 2), noise.half_width(size, delta / 2)
         return NoisePlan(epsilon, delta, epsilon - size, 0.0, half, size_epsilon=size, size_slack=slack)
+    keep = round(1000 * asked.agreement.terms.thinning) / 1000
+    if asked.query.fallback_keys:
+        changes = (1 << 1 + len(asked.query.fallback_keys)) - 1
+        share = epsilon / changes
+        group = sum(math.exp(step * share) for step in range(changes))
+        half = noise.half_width(share, delta / group)
+        return NoisePlan(epsilon, delta, share, 0.0, half, patterns=changes, keep=keep)
     columns = summed_columns(asked)
     share = epsilon / (1 + len(columns))
     if any(column.magnitude > _MAX_SCALE * share for column in columns):
@@ -104,7 +121,8 @@ def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
             "the noise such bounds need is beyond what can be drawn.",
             advice="Clip the column lower, or ask with a larger epsilon.",
         )
-    return NoisePlan(epsilon, delta, share, share if columns else 0.0, noise.half_width(share, delta))
+    sums = share if columns else 0.0
+    return NoisePlan(epsilon, delta, share, sums, noise.half_width(share, delta), keep=keep)
 
 
 def summed_columns(asked: Asked) -> tuple[ColumnTerms, ...]:

@@ -49,8 +49,9 @@ def released(
         }
     if not isinstance(terms, OverlapTerms):
         raise Misuse("counts came out of terms that have none.")
-    # Those let through by thinning, as an estimate of all: unbiased.
-    counts = np.rint(outcome.counts / plan.keep).astype(np.int64)
+    # Those let through by thinning, as an estimate of all: unbiased. A sample is widened by both at once.
+    keep = 1.0 if asked.query.kind == "estimate" else plan.keep
+    counts = np.rint(outcome.counts / keep).astype(np.int64)
     release = release_cells(counts, asked.agreement.terms.minimum_cell)
     shown: dict[str, Any] = {
         "suppressed": release.suppressed,

@@ -5,6 +5,7 @@ Whether a cell may be shown is decided on the people counted in the sample, not 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from clean_room.conversations import Outcome
@@ -33,7 +34,7 @@ def estimated(
     keep = terms.keep / 1000
 
     def whole(count: int, cells: int) -> dict[str, Any]:
-        noise = interval_of(_FAR, plan, cells)[1] - _FAR
+        noise = interval_of(_FAR, replace(plan, keep=1.0), cells)[1] - _FAR
         low, high = sampled_interval(count, noise, facts, keep=keep)
         return {"value": _whole(count, facts, keep), "ci95": [int(low), -int(-high // 1)]}
 

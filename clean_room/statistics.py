@@ -20,6 +20,7 @@ from clean_room.estimates import count_interval, mean_interval, ratio_interval, 
 from clean_room.noise import NoisePlan, fixed_point, middle, squares_of
 from clean_room.protocols.terms import ColumnTerms, OverlapTerms
 from clean_room.rules import CellRelease
+from clean_room.thinning import sampling_half_width
 
 __all__ = ["MeasuredColumn", "cells_of", "interval_of"]
 
@@ -50,7 +51,9 @@ class MeasuredColumn:
         return self._scale(self.terms)
 
     def _scale(self, column: ColumnTerms) -> float:
-        return 0.0 if self.plan.half_width == 0 else column.magnitude / self.plan.sum_epsilon / column.scale
+        if self.plan.half_width == 0:
+            return 0.0
+        return column.magnitude / self.plan.sum_epsilon / column.scale / self.plan.keep
 
     def document(self, release: CellRelease, terms: OverlapTerms) -> dict[str, Any]:
         """The statistic in total and in every cell that may be shown."""
@@ -86,9 +89,21 @@ class MeasuredColumn:
         return {"value": mean, "ci95": [low, high], "count": count}
 
     def _half(self, column: ColumnTerms, count: int, cells: int, level: float = 0.95) -> float:
-        """Half width of a sum over cells: √m of one's, and what rounding to the fixed point may have lost."""
+        """Half width of a sum over cells: √m of one's, and what rounding to the fixed point may have lost.
+
+        With thinning, also who was let through: (1 − p)/p of the sum of squares, at most that of the bounds.
+        """
         rounding = max(0, count) * 0.5 / column.scale
-        return sum_half_width("laplace", self._scale(column), level) * math.sqrt(cells) + rounding
+        if self.plan.keep >= 1:
+            return sum_half_width("laplace", self._scale(column), level) * math.sqrt(cells) + rounding
+        level = 1 - (1 - level) / 2
+        noise = sum_half_width("laplace", self._scale(column), level) * math.sqrt(cells)
+        return noise + sum_half_width("gaussian", math.sqrt(self._chance(column, count)), level) + rounding
+
+    def _chance(self, column: ColumnTerms, count: int) -> float:
+        """Largest variance of a sum over `count` people by chance of who was let through, units squared."""
+        most = column.magnitude / column.scale
+        return (1 - self.plan.keep) / self.plan.keep * max(0, count) * most * most
 
     def _mean(
         self,
@@ -159,12 +174,21 @@ class MeasuredColumn:
         # Bhatia and Davis (2000): the variance of what lies in [l, u] with mean m is at most (u − m)(m − l).
         chance = (high - inside) * (inside - low) / people
         noise = 2 * self.scale**2 * len(cells) * self.counts.shape[1] / people**2
-        return rate, chance + noise
+        shared = int(self.counts[list(cells), :].sum())
+        return rate, chance + noise + self._chance(self.terms, shared) / people**2
 
 
 def interval_of(value: int, plan: NoisePlan, cells: int, level: float = 0.95) -> list[int]:
     """Interval of a count that is the sum of `cells` noisy ones."""
-    return list(count_interval(value, plan.count_epsilon, plan.half_width, cells, level))
+    cells *= plan.patterns
+    if plan.keep >= 1:
+        return list(count_interval(value, plan.count_epsilon, plan.half_width, cells, level))
+    # Noise and chance have half of what may be missed each.
+    level = 1 - (1 - level) / 2
+    far = 1 << 40  # from the edge at 0, where intervals are cut off
+    noise = (count_interval(far, plan.count_epsilon, plan.half_width, cells, level)[1] - far) / plan.keep
+    half = math.ceil(noise + sampling_half_width(math.ceil(max(0, value) + noise), plan.keep, level))
+    return [max(0, value - half), max(0, value + half)]
 
 
 def cells_of(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

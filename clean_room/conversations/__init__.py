@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clean_room.conversations import align, estimate, measure, overlap, reach
+from clean_room.conversations import activate, align, estimate, measure, overlap, reach, waterfall
 from clean_room.conversations.workshop import (
     Contribution,
     Finished,
@@ -23,12 +23,14 @@ from clean_room.inputs import QueryInput
 from clean_room.noise import NoisePlan
 from clean_room.protocols.messages import Offer
 from clean_room.protocols.terms import (
+    ActivateTerms,
     AlignTerms,
     EstimateTerms,
     MeasureTerms,
     OverlapTerms,
     ReachTerms,
     Terms,
+    WaterfallTerms,
 )
 
 __all__ = [
@@ -48,6 +50,8 @@ _CONTRIBUTIONS: Mapping[type[Terms], Callable[..., Contribution]] = {
     EstimateTerms: estimate.contribute,
     MeasureTerms: measure.contribute,
     AlignTerms: align.contribute,
+    ActivateTerms: activate.contribute,
+    WaterfallTerms: waterfall.contribute,
     ReachTerms: reach.contribute,
 }
 _INQUIRIES: Mapping[type[Terms], Callable[..., Inquiry]] = {
@@ -55,6 +59,8 @@ _INQUIRIES: Mapping[type[Terms], Callable[..., Inquiry]] = {
     EstimateTerms: estimate.inquire,
     MeasureTerms: measure.inquire,
     AlignTerms: align.inquire,
+    ActivateTerms: activate.inquire,
+    WaterfallTerms: waterfall.inquire,
 }
 
 

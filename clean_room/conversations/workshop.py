@@ -79,7 +79,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What every run is done with, on either side."""
+    """What every run is done with, on either side.
+
+    `pair_epoch` gives the contributor of an `activate` its key and salt of now (32 bytes each).
+    """
 
     pool: BlindingPool = field(repr=False)
     random: Random = field(repr=False)
@@ -87,6 +90,7 @@ class Workshop:
     attestation: Attestation = field(repr=False)
     progress: Progress = field(repr=False)
     keep: Keep = field(repr=False, default_factory=Kept)
+    pair_epoch: Callable[[], bytes] | None = field(repr=False, default=None)
 
     def arguments(self, given: QueryInput) -> dict[str, Any]:
         """Keyword arguments of a protocol's first step; the scalar is fresh."""
@@ -104,13 +108,15 @@ class Workshop:
 class Finished:
     """The contributor's computing is over: `replies` still to be fetched, then the seals.
 
-    `rows` (places in the file) and `ids` (n, 16) are for `align` only.
+    `rows` (places in the file) and `ids` (n, 16) are for `align`; for `activate` `rows` are all that went in
+    and `publisher_ids` uint8 (n, 32) theirs.
     """
 
     replies: list[bytes] = field(repr=False)
     state: Sealable = field(repr=False)
     rows: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    publisher_ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ class Outcome:
 
     `counts` int64 (A cells, C cells), noisy; `sums` float64 (A cells, C cells, columns) in the columns'
     units, noisy, for `measure`; `rows` int64 (n,) and `ids` uint8 (n, 16) for `align`;
-    `sample` for `estimate`.
+    `sample` for `estimate`; `publisher_ids` uint8 (n, 32) for `activate`.
     """
 
     state: SealingState = field(repr=False)
@@ -129,6 +135,7 @@ class Outcome:
     sums: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     rows: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    publisher_ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     sample: SampleFacts | None = None
 
 
