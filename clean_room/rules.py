@@ -17,6 +17,7 @@ import numpy.typing as npt
 from clean_room.agreements import MIN_EPSILON, Agreement, DatasetOffer
 from clean_room.errors import InputBelowMinimum, ProfileMismatch
 from clean_room.jobs import Query
+from consent.purposes import ancestry
 from privacy.errors import Misuse, Refused
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 _HIGH_RATE = 85
+ACTIVATION = "activation"
+"""The purpose under which people allow to be reached through a partner."""
+PAIR_PROFILE = "pair-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,32 @@ class HoldoutAgreed:
             )
 
 
+class ActivationAgreed:
+    """An activation joins e-mail addresses under `pair-1`, for a purpose under `activation`."""
+
+    def check(self, asked: Asked) -> None:
+        query, profile = asked.query, asked.agreement.terms.key_profile
+        if query.kind != "activate":
+            return
+        if ACTIVATION not in ancestry(query.purpose):
+            raise Refused(
+                "an activation is for a purpose of its own.",
+                code="purpose_not_agreed",
+                advice=f"Ask for {ACTIVATION} or a purpose below it, which people allow separately.",
+            )
+        if profile != PAIR_PROFILE:
+            raise ProfileMismatch(
+                f"the collaboration agreed on key profile {profile}.",
+                advice=f"Activation needs {PAIR_PROFILE}: amend the agreement, or make another for it.",
+            )
+        if query.key != "email":
+            raise Refused(
+                "an activation joins e-mail addresses.",
+                code="column_not_agreed",
+                advice="Ask with key email.",
+            )
+
+
 class EpsilonAgreed:
     def check(self, asked: Asked) -> None:
         most = asked.agreement.terms.epsilon_per_query
@@ -199,6 +229,7 @@ AGREED: Rule = AllOf(
         CellsAgreed(),
         ColumnAgreed(),
         HoldoutAgreed(),
+        ActivationAgreed(),
         EpsilonAgreed(),
     )
 )
