@@ -1,13 +1,16 @@
-"""Datasets of this node: named, typed views over Parquet, CSV and Arrow files, read where they lie.
+"""Datasets of this node: named, typed views over rows that stay where they lie.
 
 `datasets.toml` names them:
 
     [datasets.customers]
-    source = "data/customers.parquet"      # relative to the file; .parquet .csv .tsv .arrow .feather
+    source = "data/customers.parquet"      # relative to the file; .parquet .csv .tsv .arrow .feather, a
+                                           # folder or a pattern of Parquet files, or a query (see sources/)
     keys = { email = "email", phone = "mobile" }
     region = "CN"                          # default region of its phone numbers
     lineage = "customers"                  # what the ε budget is kept for; copies share one
     features = ["limit_bal", "age"]        # columns joint training may read
+    allowed = ["email", "mobile", "age"]   # columns anything may touch at all; without it every column
+    retention = { column = "updated_at", days = 730 }
 
     [datasets.customers.columns.limit_bal] # columns a partner may have measured, with clip bounds
     lower = 0
@@ -20,101 +23,72 @@
     [datasets.customers.segments]
     active = "orders > 0"
 
-SQL is taken from this file only. Column names, which a query may carry, are looked up in the file's schema
-and quoted; a partner never supplies SQL.
+SQL is taken from this file only. Column names, which a query may carry, are looked up in the source's
+schema and quoted; a partner never supplies SQL.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.ipc as paipc
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from clean_room import datasets_file
 from clean_room.agreements import ColumnOffer, DatasetOffer, DimensionOffer
+from clean_room.datasets_file import Bounds, Dimension
+from clean_room.expressions import columns_named
+from clean_room.retention import Retention
+from clean_room.sources import Opened, Source, SourceState
+from clean_room.sources.engine import quoted
+from clean_room.statements import as_number, as_text
 from privacy.errors import BadInput, Misuse
 from privacy.identifiers import Kind
 
-__all__ = ["Bounds", "Catalogue", "Dataset", "Dimension", "Extract", "SourceState"]
+__all__ = ["Bounds", "Catalogue", "Dataset", "Dimension", "Extract", "Retention", "SourceState"]
 
-_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".arrow": "arrow", ".feather": "arrow"}
-_NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|BOOLEAN)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    sql: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    source: str
-    keys: dict[Kind, str]
-    region: str = "CN"
-    lineage: str = ""
-    offered: bool = True
-    features: tuple[str, ...] = ()
-    columns: dict[str, Bounds] = field(default_factory=dict)
-    dimensions: dict[str, Dimension] = field(default_factory=dict)
-    segments: dict[str, str] = field(default_factory=dict)
+_BATCH = 65_536
+_Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """Rows of one dataset as a query needs them; every array has one entry a row, in file order.
+    """Rows of one dataset as a query needs them; every array has one entry a row, in the source's order.
 
-    `keys` pa.StringArray (null = missing); `row_index` int64, the row's place in the file; `dimensions` one
-    pa.StringArray each; `values` float64 (NaN = missing) or None.
+    `keys` pa.StringArray (null = missing), `fallbacks` one such array for each further key asked for;
+    `row_index` int64, the row's place in the source; `dimensions` one pa.StringArray each; `values` float64
+    (NaN = missing) or None. `expired` counts rows left out because their retention is over.
     """
 
     keys: pa.Array = field(repr=False)
-    row_index: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
+    row_index: _Rows = field(repr=False)
     dimensions: Mapping[str, pa.Array] = field(repr=False)
     values: np.ndarray[Any, np.dtype[np.float64]] | None = field(repr=False)
+    fallbacks: Mapping[str, pa.Array] = field(default_factory=dict, repr=False)
+    expired: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SourceState:
-    """Which file a dataset's path led to, and when it was last touched. Equal states: the same bytes.
-
-    `changed_ns` is the newer change time of the file and of the link to it, in nanoseconds since 1970. The
-    kernel sets it on every write, rename and copy, and unlike the modification time nobody can put it back.
-    """
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One named dataset. Reading raises `BadInput` with a code: `source_missing`, `empty_input`,
-    `missing_column`, `not_utf8`, `unreadable_file`, `column_not_numeric`; wrong names raise `Misuse`."""
+    """One named dataset.
+
+    Reading raises `BadInput` with a code: `source_missing`, `empty_input`, `missing_column`, `not_utf8`,
+    `unreadable_file`, `source_failed`, `column_not_numeric`, `retention_column_type`; `StorageError`
+    (source_unreachable) when a database does not answer; `Misuse` with a code for what datasets.toml says
+    wrongly: `bad_expression`, `bad_query`, `column_not_allowed`, `driver_missing`, `secret_missing`.
+    """
 
     name: str
-    path: Path
+    source: Source
     keys: Mapping[Kind, str]
     region: str
     lineage: str
@@ -123,6 +97,9 @@ class Dataset:
     columns: Mapping[str, Bounds]
     dimensions: Mapping[str, Dimension]
     segments: Mapping[str, str]
+    allowed: tuple[str, ...] | None = None
+    retention: Retention | None = None
+    clock: Callable[[], datetime] = field(default=_now, repr=False, compare=False)
 
     def offer(self) -> DatasetOffer:
         """What a partner is shown of this dataset when a collaboration is agreed."""
@@ -142,99 +119,113 @@ class Dataset:
         dimensions: Sequence[str] = (),
         segment: str | None = None,
         column: str | None = None,
+        fallbacks: Sequence[str] = (),
     ) -> Extract:
         """Read the key column, dimensions and one numeric column of the rows in `segment` (None = all).
 
-        Raises `Misuse(unknown_key|unknown_dimension|unknown_segment|unknown_column|bad_expression)` for
-        names and expressions, and `BadInput` for what the file holds.
+        Raises `Misuse(unknown_key|unknown_dimension|unknown_segment|unknown_column)` for names, and what the
+        class says for what they stand for.
         """
-        self._check_names(key, dimensions, segment)
-        if column is not None and column not in self.columns:
-            raise Misuse(f"dataset {self.name} has no such measurable column.", code="unknown_column")
-        key_column = self.keys[Kind(key)]
-        with self._opened([key_column] if column is None else [key_column, column]) as (connection, types):
-            shown = [f"{_as_text(key_column, types[key_column])} AS k"]
-            shown += [
-                f"CAST(({self.dimensions[d].sql}) AS VARCHAR) AS d{i}" for i, d in enumerate(dimensions)
-            ]
-            if column is not None:
-                if not _NUMERIC.match(types[column]):
-                    raise BadInput(
-                        f"column {column} of {self.name} is not numeric.", code="column_not_numeric"
-                    )
-                shown.append(f"CAST({_quoted(column)} AS DOUBLE) AS v")
-            inside = "TRUE" if segment is None else f"COALESCE(({self.segments[segment]}), FALSE)"
-            chosen = ", ".join(shown)
-            table = self._run(connection, f"SELECT {chosen}, {inside} AS s FROM source")  # noqa: S608 quoted
-        if table.num_rows == 0:
-            raise BadInput(f"dataset {self.name} has no rows.", code="empty_input")
-        rows = np.flatnonzero(table["s"].to_numpy()).astype(np.int64)
-        table = table.take(pa.array(rows)).combine_chunks()
-        values = None
-        if column is not None:
-            values = table["v"].cast(pa.float64()).fill_null(float("nan")).to_numpy()
+        parts = list(
+            self.batches(key, dimensions=dimensions, segment=segment, column=column, fallbacks=fallbacks)
+        )
         return Extract(
-            keys=_chunkless(table["k"]),
-            row_index=rows,
-            dimensions={name: _chunkless(table[f"d{i}"]) for i, name in enumerate(dimensions)},
-            values=values,
+            keys=pa.concat_arrays([part.keys for part in parts]),
+            row_index=np.concatenate([part.row_index for part in parts]),
+            dimensions={d: pa.concat_arrays([p.dimensions[d] for p in parts]) for d in dimensions},
+            values=None
+            if column is None
+            else np.concatenate([part.values for part in parts if part.values is not None]),
+            fallbacks={f: pa.concat_arrays([p.fallbacks[f] for p in parts]) for f in fallbacks},
+            expired=sum(part.expired for part in parts),
         )
 
-    def parts(
-        self, key: str, *, dimensions: Sequence[str] = (), segment: str | None = None, rows: int = 1 << 17
-    ) -> Iterator[pa.RecordBatch]:
-        """All rows in file order, about `rows` at a time, for what is too large to hold.
+    def batches(
+        self,
+        key: str,
+        *,
+        dimensions: Sequence[str] = (),
+        segment: str | None = None,
+        column: str | None = None,
+        fallbacks: Sequence[str] = (),
+        rows: int = _BATCH,
+    ) -> Iterator[Extract]:
+        """What `extract` gives, in order, about `rows` rows of the source at a time, in bounded memory.
 
-        Columns `k` (the key), `d0`, `d1`, … (the dimensions) and `s` (whether the row is in `segment`).
-        Errors as `extract`.
+        A batch has an entry only for rows that are in the segment and whose retention is not over, so it may
+        be empty; there is at least one. Raises what `extract` raises, at the first batch or later.
         """
-        self._check_names(key, dimensions, segment)
-        key_column, place = self.keys[Kind(key)], 0
-        with self._opened([key_column]) as (connection, types):
-            shown = [f"{_as_text(key_column, types[key_column])} AS k"]
-            shown += [
-                f"CAST(({self.dimensions[d].sql}) AS VARCHAR) AS d{i}" for i, d in enumerate(dimensions)
-            ]
-            inside = "TRUE" if segment is None else f"COALESCE(({self.segments[segment]}), FALSE)"
-            sql = f"SELECT {', '.join(shown)}, {inside} AS s FROM source"  # noqa: S608 quoted
-            with self._explained():
-                for part in connection.sql(sql).to_arrow_reader(rows):
-                    place += len(part)
-                    yield part
-        if not place:
-            raise BadInput(f"dataset {self.name} has no rows.", code="empty_input")
-
-    def count(self, segment: str | None = None) -> int:
-        """How many rows there are, in `segment` or in all. Errors as `extract`."""
-        if segment is not None and segment not in self.segments:
-            raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
-        inside = "TRUE" if segment is None else self.segments[segment]
-        with self._opened(()) as (connection, _):
-            table = self._run(connection, f"SELECT count(*) FILTER ({inside}) AS n FROM source")  # noqa: S608
-        return int(table["n"][0].as_py())
-
-    def _check_names(self, key: str, dimensions: Sequence[str], segment: str | None) -> None:
-        if key not in self.keys:
-            raise Misuse(f"dataset {self.name} has no {key} key column.", code="unknown_key")
+        for wanted in (key, *fallbacks):
+            if wanted not in self.keys:
+                raise Misuse(f"dataset {self.name} has no {wanted} key column.", code="unknown_key")
         for name in dimensions:
             if name not in self.dimensions:
                 raise Misuse(f"dataset {self.name} has no such dimension.", code="unknown_dimension")
         if segment is not None and segment not in self.segments:
             raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
+        if column is not None and column not in self.columns:
+            raise Misuse(f"dataset {self.name} has no such measurable column.", code="unknown_column")
+        key_columns = [self.keys[Kind(wanted)] for wanted in (key, *fallbacks)]
+        expressions = [self.dimensions[d].sql for d in dimensions]
+        inside = "TRUE" if segment is None else f"COALESCE(({self.segments[segment]}\n), FALSE)"
+        needed = key_columns if column is None else [*key_columns, column]
+        named = [*expressions, *([] if segment is None else [self.segments[segment]])]
+        with self._opened(needed, named) as (opened, alive):
+            shown = [f"{as_text(c, opened.types[c])} AS k{i}" for i, c in enumerate(key_columns)]
+            shown += [f"CAST(({sql}\n) AS VARCHAR) AS d{i}" for i, sql in enumerate(expressions)]
+            if column is not None:
+                shown.append(f"{as_number(self.name, column, opened.types[column])} AS v")
+            seen = 0
+            for batch in self._stream(opened, [*shown, f"{inside} AS s", f"{alive} AS alive"], rows):
+                chosen = np.flatnonzero(_flags(batch, "s") & _flags(batch, "alive"))
+                taken = batch if len(chosen) == batch.num_rows else batch.take(pa.array(chosen))
+                first, *further = [taken[f"k{i}"].cast(pa.string()) for i in range(len(key_columns))]
+                yield Extract(
+                    keys=first,
+                    row_index=(seen + chosen).astype(np.int64),
+                    dimensions={d: taken[f"d{i}"].cast(pa.string()) for i, d in enumerate(dimensions)},
+                    values=None
+                    if column is None
+                    else taken["v"].fill_null(float("nan")).to_numpy(zero_copy_only=False),
+                    fallbacks=dict(zip(fallbacks, further, strict=True)),
+                    expired=int((~_flags(batch, "alive")).sum()),
+                )
+                seen += batch.num_rows
+            if not seen:
+                raise BadInput(f"dataset {self.name} has no rows.", code="empty_input")
+
+    def count(self, segment: str | None = None) -> int:
+        """How many rows are to be used, of `segment` or of all. Raises what `extract` raises."""
+        if segment is not None and segment not in self.segments:
+            raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
+        named = [] if segment is None else [self.segments[segment]]
+        inside = "TRUE" if segment is None else f"({self.segments[segment]}\n)"
+        with self._opened([], named) as (opened, alive):
+            sql = f"SELECT count(*) FILTER ({inside} AND {alive}) FROM temp.source"  # noqa: S608 checked at load
+            with self.source.reading():
+                rows = opened.connection.sql(sql).fetchall()
+        return int(rows[0][0])
+
+    def check(self) -> None:
+        """Try everything datasets.toml says of this dataset against its source, reading no rows of files.
+
+        Raises what `extract` would, for the first thing that does not hold.
+        """
+        needed = [*self.keys.values(), *self.columns, *self.features]
+        cut = [*(d.sql for d in self.dimensions.values()), *self.segments.values()]
+        with self._opened(needed, cut) as (opened, _):
+            for name in self.columns:
+                as_number(self.name, name, opened.types[name])
 
     def state(self) -> SourceState:
-        """The file as it lies there now. Raises `BadInput(source_missing)`."""
-        try:
-            file, link = self.path.stat(), self.path.lstat()
-        except OSError:
-            raise BadInput(f"the file of dataset {self.name} is not there.", code="source_missing") from None
-        changed = max(file.st_ctime_ns, link.st_ctime_ns)
-        return SourceState(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, changed)
+        """The source as it is now. Raises `BadInput(source_missing|source_not_fixed)`."""
+        return self.source.state()
 
-    def take(self, columns: Sequence[str], row_index: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
+    def take(self, columns: Sequence[str], row_index: _Rows) -> pa.Table:
         """Rows at `row_index`, in that order, of columns listed under `features` (or `columns`).
 
-        Raises `Misuse(column_not_allowed)` for any other column: identifiers never leave this way.
+        Raises `Misuse(column_not_allowed)` for any other column: identifiers never leave this way; and
+        `BadInput(source_changed|row_expired|order_not_unique)`.
         """
         for name in columns:
             if name not in self.features and name not in self.columns:
@@ -243,101 +234,121 @@ class Dataset:
                     code="column_not_allowed",
                     advice="List it under features in datasets.toml.",
                 )
-        with self._opened(columns) as (connection, _):
-            chosen = ", ".join(_quoted(c) for c in columns)
-            table = self._run(connection, f"SELECT {chosen} FROM source")  # noqa: S608 quoted
-        if len(row_index) and int(row_index.max()) >= table.num_rows:
+        return self._rows_at(columns, row_index, text=False)
+
+    def identifiers(self, key: str, row_index: _Rows) -> pa.Array:
+        """Values of a key column, as text, at `row_index`, in that order. Raises what `take` raises."""
+        return self._rows_at([self.keys[Kind(key)]], row_index, text=True)[0].combine_chunks()
+
+    def _rows_at(self, columns: Sequence[str], row_index: _Rows, *, text: bool) -> pa.Table:
+        by_place = np.argsort(row_index, kind="stable")
+        places, parts, seen = row_index[by_place], [], 0
+        with self._opened(columns, []) as (opened, alive):
+            self.source.require_places(opened)
+            shown = [as_text(c, opened.types[c]) if text else quoted(c) for c in columns]
+            named = [f"{sql} AS c{i}" for i, sql in enumerate(shown)]
+            for batch in self._stream(opened, [*named, f"{alive} AS alive"], _BATCH):
+                first, last = np.searchsorted(places, [seen, seen + batch.num_rows])
+                part = batch.take(pa.array(places[first:last] - seen))
+                if not _flags(part, "alive").all():
+                    raise BadInput(
+                        f"the retention of rows of dataset {self.name} is over since they were aligned.",
+                        code="row_expired",
+                        advice="Align again.",
+                    )
+                parts.append(part)
+                seen += batch.num_rows
+        if len(row_index) and int(places[-1]) >= seen:
             raise BadInput(
                 f"dataset {self.name} has become shorter since it was aligned.", code="source_changed"
             )
-        return table.take(pa.array(row_index))
+        back = np.empty_like(by_place)
+        back[by_place] = np.arange(len(by_place))
+        table = pa.Table.from_batches(parts).drop_columns("alive").rename_columns(list(columns))
+        return table.take(pa.array(back))
+
+    def sample(self, rows: int) -> pa.Table:
+        """The first `rows` rows still to be used, with every column that may be touched."""
+        with self._opened([], [], everything=True) as (opened, alive):
+            sql = f"SELECT * FROM temp.source WHERE {alive} LIMIT {int(rows)}"  # noqa: S608 own SQL
+            with self.source.reading():
+                table = opened.connection.sql(sql).to_arrow_table()
+        return table.select([c for c in table.column_names if self.allowed is None or c in self.allowed])
 
     @contextmanager
-    def _opened(self, needed: Sequence[str]) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, str]]]:
-        """The file as the relation `source`, and its column types; `needed` columns are known to be there."""
-        if not self.path.is_file():
-            raise BadInput(f"the file of dataset {self.name} is not there.", code="source_missing")
-        if self.path.stat().st_size == 0:
-            raise BadInput(f"the file of dataset {self.name} is empty.", code="empty_input")
-        connection = duckdb.connect(":memory:")
-        try:
-            form = _SUFFIXES[self.path.suffix.lower()]
-            place = "'" + str(self.path).replace("'", "''") + "'"
-            if form == "arrow":
-                connection.register("source", self._arrow())
-            elif form == "parquet":
-                self._view(connection, "source", f"read_parquet({place})")
-            else:
-                # A sniffed number would lose the + of a phone number and leading zeros: keys stay text.
-                reader = f"read_csv({place}, header=true"
-                self._view(connection, "sniffed", f"{reader}, sample_size=-1)")
-                present = self._types(connection, "sniffed")
-                types = ", ".join(f"{_literal(c)}: 'VARCHAR'" for c in self.keys.values() if c in present)
-                self._view(
-                    connection,
-                    "source",
-                    f"{reader}, sample_size=-1, types={{{types}}})" if types else "sniffed",
-                )
-            types_by_name = self._types(connection, "source")
+    def _opened(
+        self, needed: Sequence[str], expressions: Sequence[str], *, everything: bool = False
+    ) -> Iterator[tuple[Opened, str]]:
+        """The source, presented with `needed` columns and those of `expressions`, and the SQL that is true
+        for rows still to be used. Expressions are known to fit it and to touch allowed columns only."""
+        with self.source.opened(text=self.keys.values()) as opened:
+            types = opened.types
+            permitted = [c for c in types if self.allowed is None or c in self.allowed]
             for name in needed:
-                if name not in types_by_name:
+                if name not in types:
+                    raise BadInput(f"dataset {self.name} has no column {name}.", code="missing_column")
+                if name not in permitted:
+                    raise self._not_allowed(f"column {name}")
+            names = self._bound(opened, permitted, expressions)
+            wanted = [c for c in permitted if everything or c in needed or c.lower() in names]
+            alive = "TRUE"
+            if self.retention is not None:
+                if self.retention.column not in types:
                     raise BadInput(
-                        f"the file of dataset {self.name} has no column {name}.", code="missing_column"
+                        f"dataset {self.name} has no column {self.retention.column}, which dates its rows.",
+                        code="missing_column",
                     )
-            yield connection, types_by_name
-        finally:
-            connection.close()
+                kind = types[self.retention.column]
+                alive = self.retention.condition(self.name, kind, self.clock())
+                wanted += [c for c in (self.retention.column,) if c not in wanted]
+            opened.present(wanted or [next(iter(types))])
+            yield opened, alive
 
-    def _arrow(self) -> Any:
-        try:
-            return pads.dataset(self.path, format="ipc")
-        except pa.ArrowInvalid:
-            pass
-        try:
-            with pa.OSFile(str(self.path)) as source:
-                return paipc.open_stream(source).read_all()
-        except (pa.ArrowInvalid, OSError):
-            raise BadInput(
-                f"the file of dataset {self.name} is not Arrow IPC.", code="unreadable_file"
-            ) from None
+    def _bound(self, opened: Opened, permitted: Sequence[str], expressions: Sequence[str]) -> frozenset[str]:
+        """Names in `expressions`, which DuckDB has bound where there are no other columns than permitted."""
+        if not expressions:
+            return frozenset()
+        names = frozenset().union(*(columns_named(sql) for sql in expressions))
+        hidden = {c.lower() for c in opened.types} - {c.lower() for c in permitted}
+        if names & hidden:
+            raise self._not_allowed("a column that a segment or dimension is cut by")
+        shown = ", ".join(quoted(c) for c in permitted) or "NULL"
+        tried = ", ".join(f"({sql}\n)" for sql in expressions)
+        with self.source.reading():
+            opened.connection.execute(f"CREATE TEMP VIEW permitted AS SELECT {shown} FROM temp.shape")  # noqa: S608
+            opened.connection.sql(f"DESCRIBE SELECT {tried} FROM temp.permitted")  # noqa: S608 checked at load
+        return names
 
-    def _types(self, connection: duckdb.DuckDBPyConnection, view: str) -> dict[str, str]:
-        described = self._run(connection, f"DESCRIBE SELECT * FROM {view}")  # noqa: S608 own names
-        return dict(
-            zip(described["column_name"].to_pylist(), described["column_type"].to_pylist(), strict=True)
+    def _not_allowed(self, what: str) -> Misuse:
+        return Misuse(
+            f"{what} of dataset {self.name} is not among its allowed columns.",
+            code="column_not_allowed",
+            advice="Add it to allowed in datasets.toml, or leave it out of what is offered.",
         )
 
-    def _view(self, connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
-        with self._explained():
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")  # noqa: S608 quoted above
+    def _stream(self, opened: Opened, shown: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        sql = f"SELECT {', '.join(shown)} FROM temp.source"  # noqa: S608 quoted, or checked at load
+        with self.source.reading():
+            reader = opened.connection.sql(sql).to_arrow_reader(rows)
+        empty = True
+        while True:
+            with self.source.reading():
+                batch = next(reader, None)
+            if batch is None:
+                break
+            empty = False
+            yield batch
+        if empty:
+            yield _none(reader.schema)
 
-    def _run(self, connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
-        with self._explained():
-            return connection.sql(sql).to_arrow_table()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException):
-            raise Misuse(
-                f"an expression of dataset {self.name} in datasets.toml does not fit its file.",
-                code="bad_expression",
-                advice="Try the expression in DuckDB over the file.",
-            ) from None
-        except (duckdb.Error, pa.ArrowException, UnicodeDecodeError) as error:
-            # DuckDB's own text quotes the offending line, which is personal data: only its kind is kept.
-            if re.search(r"utf-?8|unicode", str(error), re.IGNORECASE):
-                raise BadInput(
-                    f"the file of dataset {self.name} is not UTF-8.",
-                    code="not_utf8",
-                    advice="Convert it to UTF-8 first.",
-                ) from None
-            raise BadInput(
-                f"the file of dataset {self.name} cannot be read as {self.path.suffix.lstrip('.')}.",
-                code="unreadable_file",
-                advice="It may be truncated or of another format; write it again.",
-            ) from None
+def _none(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+
+
+def _flags(batch: pa.RecordBatch, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    flags: np.ndarray[Any, np.dtype[np.bool_]] = batch[name].to_numpy(zero_copy_only=False).astype(np.bool_)
+    return flags
 
 
 class Catalogue:
@@ -347,38 +358,26 @@ class Catalogue:
         self._datasets = dict(datasets)
 
     @classmethod
-    def load(cls, path: Path) -> Catalogue:
-        """Read `datasets.toml`; a missing file is an empty catalogue. Raises `Misuse(malformed_datasets)`."""
+    def load(cls, path: Path, *, clock: Callable[[], datetime] = _now) -> Catalogue:
+        """Read `datasets.toml`; a missing file is an empty catalogue. Raises `Misuse(malformed_datasets)`.
+
+        `clock` says what day it is, for retention.
+        """
         if not path.exists():
             return cls({})
         try:
-            return cls.parse(path.read_text("utf-8"), base=path.parent)
+            return cls.parse(path.read_text("utf-8"), base=path.parent, clock=clock)
         except UnicodeDecodeError:
             raise Misuse("datasets.toml is not UTF-8.", code="malformed_datasets") from None
 
     @classmethod
-    def parse(cls, text: str, *, base: Path) -> Catalogue:
+    def parse(cls, text: str, *, base: Path, clock: Callable[[], datetime] = _now) -> Catalogue:
         """Read the text of a `datasets.toml`; sources are relative to `base`."""
-        try:
-            entries = tomllib.loads(text).get("datasets", {})
-            parsed = TypeAdapter(dict[str, _Entry]).validate_python(entries)
-        except tomllib.TOMLDecodeError as error:
-            raise Misuse(f"datasets.toml is not valid TOML: {error}", code="malformed_datasets") from None
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Misuse(f"datasets.toml: {where}: {first['msg']}.", code="malformed_datasets") from None
         datasets = {}
-        for name, entry in parsed.items():
-            path = base / entry.source
-            if path.suffix.lower() not in _SUFFIXES:
-                raise Misuse(
-                    f"datasets.toml: {name}: source must end in {', '.join(_SUFFIXES)}.",
-                    code="malformed_datasets",
-                )
+        for name, entry in datasets_file.read(text).items():
             datasets[name] = Dataset(
                 name=name,
-                path=path,
+                source=entry.made(name, base),
                 keys=entry.keys,
                 region=entry.region,
                 lineage=entry.lineage or name,
@@ -387,6 +386,9 @@ class Catalogue:
                 columns=entry.columns,
                 dimensions=entry.dimensions,
                 segments=entry.segments,
+                allowed=entry.allowed,
+                retention=entry.retention,
+                clock=clock,
             )
             datasets[name].offer()
         return cls(datasets)
@@ -408,28 +410,3 @@ class Catalogue:
         """Offers of the named datasets, or of all marked `offered`."""
         chosen = [d for d in self if d.offered] if names is None else [self[n] for n in names]
         return tuple(dataset.offer() for dataset in chosen)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _as_text(column: str, kind: str) -> str:
-    # Mobile numbers stored as floats (a column with gaps, written by pandas) must not read as 138….0.
-    if kind in {"DOUBLE", "FLOAT"}:
-        return f"CAST(TRY_CAST({_quoted(column)} AS BIGINT) AS VARCHAR)"
-    return f"CAST({_quoted(column)} AS VARCHAR)"
-
-
-def _chunkless(column: pa.ChunkedArray) -> pa.Array:
-    merged = column.combine_chunks()
-    array = (
-        merged
-        if isinstance(merged, pa.Array)
-        else pa.concat_arrays(merged.chunks or [pa.array([], column.type)])
-    )
-    return array.cast(pa.string())

@@ -34,7 +34,10 @@ __all__ = ["InputCounts", "QueryInput", "prepare", "still_allowed"]
 
 @dataclass(frozen=True, slots=True)
 class InputCounts:
-    """What became of the rows; for this node's people only, never sent to the partner."""
+    """What became of the rows; for this node's people only, never sent to the partner.
+
+    `rows` are those that were read on; the `expired` ones, whose retention is over, come on top.
+    """
 
     rows: int
     rejected: Mapping[str, int]
@@ -43,6 +46,7 @@ class InputCounts:
     outside_cells: int
     missing_value: int
     people: int
+    expired: int = 0
 
     def document(self) -> dict[str, Any]:
         return {
@@ -53,6 +57,7 @@ class InputCounts:
             "outside_cells": self.outside_cells,
             "missing_value": self.missing_value,
             "people": self.people,
+            "expired": self.expired,
         }
 
 
@@ -162,6 +167,7 @@ def prepare(
             outside_cells=outside,
             missing_value=missing,
             people=len(allowed),
+            expired=extract.expired,
         ),
         known=known.take(pa.array(allowed)),
         sample=sample,

@@ -154,6 +154,7 @@ def draw(
             for i, name in enumerate(dimensions)
         },
         values=None,
+        expired=sum(batch.expired for batch in batches),
     )
     return extract, facts
 
@@ -163,23 +164,18 @@ class _Batch:
     keys: pa.StringArray
     places: npt.NDArray[np.int64]
     dimensions: tuple[pa.StringArray, ...]
+    expired: int
 
     def take(self, rows: npt.NDArray[np.int64]) -> _Batch:
         at = pa.array(rows)
-        return _Batch(self.keys.take(at), self.places[rows], tuple(d.take(at) for d in self.dimensions))
+        dimensions = tuple(d.take(at) for d in self.dimensions)
+        return _Batch(self.keys.take(at), self.places[rows], dimensions, self.expired)
 
 
 def _batches(dataset: Dataset, kind: str, dimensions: Sequence[str], segment: str | None) -> Iterator[_Batch]:
     """The rows of a dataset in file order, a part at a time, without ever holding them all."""
-    place = 0
-    for part in dataset.parts(kind, dimensions=dimensions, segment=segment, rows=_READ):
-        places = np.arange(place, place + len(part), dtype=np.int64)
-        place += len(part)
-        inside = part["s"]
-        batch = _Batch(part["k"], places, tuple(part[f"d{i}"] for i in range(len(dimensions))))
-        if segment is not None:
-            batch = batch.take(np.flatnonzero(inside.to_numpy(zero_copy_only=False)))
-        yield batch
+    for part in dataset.batches(kind, dimensions=dimensions, segment=segment, rows=_READ):
+        yield _Batch(part.keys, part.row_index, tuple(part.dimensions.values()), part.expired)
 
 
 def settled(query: Query, dataset: Dataset, *, minimum: int, noise: float = 0.0) -> Query:

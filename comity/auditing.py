@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.dataset as pads
 
 from clean_room.collaboration import Collaborations
 from clean_room.datasets import Dataset
@@ -17,11 +14,11 @@ from comity.witnessing import read_trust_policy
 from consent.audit.archive import AuditReports
 from consent.audit.facts import AuditFacts
 from consent.audit.scan import Inspected, ScannedDataset, ScanReport, scan
+from privacy.errors import ComityError
 
 __all__ = ["CatalogueDataset", "purposes_agreed", "reports_of", "scan_of"]
 
 _SAMPLE = 2_000  # rows from the start of a file
-_FORMATS = {".parquet": "parquet", ".csv": "csv", ".arrow": "ipc", ".feather": "ipc"}
 _LONG = 10**9  # whole numbers from here on may be telephone or card numbers
 
 
@@ -54,23 +51,15 @@ class CatalogueDataset:
 
 
 def inspect(scanned: ScannedDataset) -> Inspected:
-    """The age of a dataset's file and its first rows; nothing of it where the file cannot be read."""
+    """The age of a dataset and its first rows; nothing of it where it cannot be read."""
     if not isinstance(scanned, CatalogueDataset):
         return Inspected(None, {})
-    path = scanned.dataset.path
     try:
-        changed = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-        table = _reader(path.suffix.lower(), str(path)).head(_SAMPLE)
-    except (OSError, ValueError, pa.ArrowException):
+        table = scanned.dataset.sample(_SAMPLE)
+    except ComityError:
         return Inspected(None, {})
+    changed = scanned.dataset.source.changed_at()
     return Inspected(changed, {name: _texts(table[name]) for name in table.column_names})
-
-
-def _reader(suffix: str, path: str) -> pads.Dataset:
-    if suffix == ".tsv":
-        options = pacsv.ParseOptions(delimiter="\t")
-        return pads.dataset(path, format=pads.CsvFileFormat(parse_options=options))
-    return pads.dataset(path, format=_FORMATS[suffix])
 
 
 def _texts(column: pa.ChunkedArray) -> list[object]:

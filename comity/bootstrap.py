@@ -80,7 +80,7 @@ def open_records(config: NodeConfig, *, clock: Clock, random: Random, restoring:
     except BaseException:
         engine.dispose()
         raise
-    catalogue = Catalogue.load(config.datasets_file)
+    catalogue = Catalogue.load(config.datasets_file, clock=clock)
     collaborations = Collaborations(
         Store(engine).collaborations,
         name=config.name,

@@ -89,11 +89,8 @@ class AlignedRows:
     def identifiers(self) -> pa.BinaryArray:
         """Identifiers as the consent ledger normalises them, one a row; null where the file has none."""
         with self._unchanged():
-            keys = self.dataset.extract(self.kind).keys
-        if len(self.row_index) and int(self.row_index.max()) >= len(keys):
-            raise _changed(self.dataset)
-        taken = keys.take(pa.array(self.row_index))
-        return canonical_column(self.kind, taken, IDENTIFIER_PROFILE, region=self.dataset.region).values
+            keys = self.dataset.identifiers(self.kind, self.row_index)
+        return canonical_column(self.kind, keys, IDENTIFIER_PROFILE, region=self.dataset.region).values
 
     def read(self, columns: tuple[str, ...], mask: npt.NDArray[np.bool_]) -> pa.Table:
         """The named columns of the rows where `mask` is true. Raises Misuse(column_not_allowed)."""

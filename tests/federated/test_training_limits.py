@@ -31,7 +31,7 @@ Settled = tuple[World, Run]
 def rewrite(world: World, node: str) -> None:
     """Put the rows of a node's file into another order, and nothing else."""
     side = world.shop if node == "shop" else world.bank
-    path = side.service._catalogue[side.dataset].path
+    path = side.service._catalogue[side.dataset].source.path
     side.frame.drop("person").reverse().write_parquet(path)
 
 
