@@ -19,17 +19,18 @@ import pyarrow.compute as pc
 
 from clean_room.agreements import ColumnOffer
 from clean_room.datasets import Dataset, Extract
+from clean_room.keyed_rows import KeyedRows, consented
 from clean_room.protocols.sampling import SampleFacts
 from clean_room.samples import Sampler, draw
 from consent.receipts import GateEvidence, PseudonymSet
 from consent.subjects import IDENTIFIER_PROFILE
-from privacy.errors import BadInput
+from privacy.errors import BadInput, Misuse
 from privacy.identifiers import canonical_column
 
 if TYPE_CHECKING:
     from consent.gate import ConsentGate
 
-__all__ = ["InputCounts", "QueryInput", "prepare", "still_allowed"]
+__all__ = ["InputCounts", "OtherKey", "QueryInput", "prepare", "still_allowed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class InputCounts:
         }
 
 
+OtherKey = tuple[str, GateEvidence, PseudonymSet, pa.BinaryArray]
+"""Kind of a further key, the evidence for those who have it, their set, and themselves as the ledger knows
+them."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueryInput:
     """One side's people for one query, cell by cell.
@@ -69,6 +75,9 @@ class QueryInput:
     float64 already clipped (None unless a column is measured), all of one order within cell i.
     `known` are the same people in file order, in the ledger's own profile. `sample` (`estimate`
     only) is how the whole list fell, of which these are the sample.
+
+    Joined on several keys, `people[i]` is a struct column with one child a kind, in order of priority, and
+    `evidence`, `members` and `known` are of the first kind; `others` are those of the other kinds.
     """
 
     people: tuple[pa.BinaryArray, ...] = field(repr=False)
@@ -79,6 +88,7 @@ class QueryInput:
     counts: InputCounts
     known: pa.BinaryArray = field(repr=False)
     sample: SampleFacts | None = None
+    others: tuple[OtherKey, ...] = field(default=(), repr=False)
 
     @property
     def size(self) -> int:
@@ -99,6 +109,7 @@ def prepare(
     segment: str | None = None,
     column: ColumnOffer | None = None,
     sampler: Sampler | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> QueryInput:
     """Read, normalise, deduplicate, pass through the consent gate and split.
 
@@ -108,6 +119,20 @@ def prepare(
     Raises what `Dataset.extract` raises, and `BadInput(no_usable_identifiers)` when not one row has an
     identifier that is one.
     """
+    if fallbacks:
+        if sampler is not None or column is not None:
+            raise Misuse("only an overlap is joined on several keys.", code="malformed_query")
+        return _rows(
+            dataset,
+            gate,
+            (kind, *fallbacks),
+            purpose=purpose,
+            partner=partner,
+            profile=profile,
+            also_for=also_for,
+            dimensions=dimensions,
+            segment=segment,
+        )
     sample = None
     if sampler is None:
         name = None if column is None else column.name
@@ -174,13 +199,59 @@ def prepare(
     )
 
 
+def _rows(
+    dataset: Dataset,
+    gate: ConsentGate,
+    keys: Sequence[str],
+    *,
+    purpose: str,
+    partner: str,
+    profile: str,
+    also_for: Sequence[str],
+    dimensions: Sequence[str],
+    segment: str | None,
+) -> QueryInput:
+    """As `prepare`, for rows with several keys (`clean_room.keyed_rows`)."""
+    extract = dataset.extract(keys[0], dimensions=dimensions, segment=segment, fallbacks=keys[1:])
+    rows = KeyedRows.of(dataset, {keys[0]: extract.keys, **extract.fallbacks}, profile)
+    usable, cell = rows.usable(), _cells(dataset, extract, dimensions)
+    first = usable & rows.first()
+    chosen = np.flatnonzero(first & (cell >= 0))
+    places, people, ((_, evidence, members, known), *others) = consented(
+        rows, chosen, gate, purpose=purpose, also_for=also_for, partner=partner
+    )
+    by_cell = [
+        np.flatnonzero(cell[places] == number) for number in range(max(1, _cell_count(dataset, dimensions)))
+    ]
+    return QueryInput(
+        people=tuple(people.take(pa.array(at)) for at in by_cell),
+        rows=tuple(extract.row_index[places[at]] for at in by_cell),
+        values=None,
+        evidence=evidence,
+        members=members,
+        counts=InputCounts(
+            rows=len(usable),
+            rejected=rows.rejected,
+            duplicates=int(usable.sum() - first.sum()),
+            denied=len(chosen) - len(places),
+            outside_cells=int(first.sum()) - len(chosen),
+            missing_value=0,
+            people=len(places),
+        ),
+        known=known,
+        others=tuple(others),
+    )
+
+
 def still_allowed(
     given: QueryInput, gate: ConsentGate, *, kind: str, purposes: Sequence[str], partner: str
 ) -> bool:
     """Whether everybody in `given` may go in now as well."""
+    known = [(kind, given.known), *((other, people) for other, _, _, people in given.others)]
     return all(
-        bool(np.all(gate.filter(kind, given.known, purpose=purpose, partner=partner).mask))
+        bool(np.all(gate.filter(of, people, purpose=purpose, partner=partner).mask))
         for purpose in purposes
+        for of, people in known
     )
 
 

@@ -8,7 +8,9 @@ it once: the file holds the very receipt that is being written, and one that is 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +25,13 @@ from consent.receipts import PseudonymSet, UseReceipt
 from privacy.errors import BadInput
 from privacy.keys import KeyRing
 
-__all__ = ["UseRecorder", "Uses", "use_of"]
+__all__ = ["UseRecorder", "Uses", "further_uses", "use_of"]
 
 _MAX_RECEIPT = 1 << 16
+
+
+Use = tuple[UseReceipt, PseudonymSet]
+"""A receipt of use and the set of people it is about."""
 
 
 class UseRecorder(Protocol):
@@ -48,26 +54,22 @@ class Uses:
         self._recorder = recorder
         self._files = SealedFiles(folder, keyring, "use")
 
-    def begin(self, use: UseReceipt, members: PseudonymSet) -> None:
-        """Note a use of an unfinished job; returns once that is on disk."""
-        document = canonical_json(use.to_dict())
-        self._files.save(use.job, len(document).to_bytes(4, "big") + document + members.to_bytes())
+    def begin(self, use: UseReceipt, members: PseudonymSet, *further: Use) -> None:
+        """Note a use of an unfinished job; returns once that is on disk. `further`: see `further_uses`."""
+        content = b"".join(_packed(*one) for one in ((use, members), *further))
+        self._files.save(use.job, content)
 
-    def record(self, use: UseReceipt, members: PseudonymSet) -> None:
+    def record(self, use: UseReceipt, members: PseudonymSet, *further: Use) -> None:
         """Write the use of a finished job into the ledger, in place of what was begun. Idempotent by id."""
-        self.begin(use, members)
-        self._write(use, members)
+        self.begin(use, members, *further)
+        self._write(use.job, [(use, members), *further])
 
     def settle(self, job: str) -> None:
         """Write what was begun for a job and not recorded into the ledger. Idempotent."""
         content = self._files.load(job)
         if content is None:
             return
-        end = 4 + int.from_bytes(content[:4], "big")
-        document = parse_json(content[4:end], limit=_MAX_RECEIPT)
-        if not isinstance(document, dict):
-            raise BadInput("a use that was begun cannot be read.")
-        self._write(UseReceipt.from_dict(document), PseudonymSet.from_bytes(content[end:]))
+        self._write(job, _unpacked(content))
 
     def settle_all(self, *, but: Collection[str] = ()) -> None:
         """Settle what a crash left, except for jobs that go on."""
@@ -87,12 +89,48 @@ class Uses:
         """Whether the ledger's head is no longer the one of this size."""
         return self.size() != size
 
-    def _write(self, use: UseReceipt, members: PseudonymSet) -> None:
-        try:
-            self._recorder.receipt(use.id)
-        except UnknownReceipt:
-            self._recorder.record_use(use, members)
-        self._files.discard(use.job)
+    def _write(self, job: str, uses: Sequence[Use]) -> None:
+        for use, members in uses:
+            try:
+                self._recorder.receipt(use.id)
+            except UnknownReceipt:
+                self._recorder.record_use(use, members)
+        self._files.discard(job)
+
+
+def _packed(use: UseReceipt, members: PseudonymSet) -> bytes:
+    document, people = canonical_json(use.to_dict()), members.to_bytes()
+    return b"".join([len(document).to_bytes(4, "big"), document, len(people).to_bytes(8, "big"), people])
+
+
+def _unpacked(content: bytes) -> list[Use]:
+    uses, at = [], 0
+    while at < len(content):
+        end = at + 4 + int.from_bytes(content[at : at + 4], "big")
+        document = parse_json(content[at + 4 : end], limit=_MAX_RECEIPT)
+        if not isinstance(document, dict):
+            raise BadInput("a use that was begun cannot be read.")
+        at = end + 8 + int.from_bytes(content[end : end + 8], "big")
+        uses.append((UseReceipt.from_dict(document), PseudonymSet.from_bytes(content[end + 8 : at])))
+    return uses
+
+
+def _further_id(use: str, kind: str) -> str:
+    return hashlib.sha256(f"{use}/{kind}".encode()).hexdigest()[:32]
+
+
+def further_uses(use: UseReceipt, given: QueryInput) -> list[Use]:
+    """For a join on several keys: the same use again for each further kind, under an id of its own.
+
+    A receipt's set of people is of one kind of identifier, and somebody may have gone in by another.
+    """
+    return [
+        (
+            replace(use, id=hashlib.sha256(f"{use.id}/{kind}".encode()).hexdigest()[:32], evidence=found),
+            people,
+        )
+        for kind, found, people, _ in given.others
+    ]
 
 
 def use_of(
