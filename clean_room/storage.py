@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from clean_room.jobs import TRANSITIONS, Job, JobError, JobState, Query, Role, Stage
 from privacy.errors import Misuse, StorageError
 
-__all__ = ["CollaborationRow", "JobStore", "ReceiptRow", "Store", "metadata"]
+__all__ = ["ApprovalRow", "CollaborationRow", "JobStore", "ReceiptRow", "Store", "metadata"]
 
 metadata = sa.MetaData()
 
@@ -84,6 +84,34 @@ receipts = sa.Table(
     sa.Column("created_at", sa.String(40), nullable=False),
 )
 
+questions = sa.Table(
+    "clean_room_questions",
+    metadata,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("lineage", sa.String(255), nullable=False),
+    sa.Column("partner", sa.String(255), nullable=False),
+    sa.Column("period", sa.String(7), nullable=False),
+    sa.Column("question", sa.String(64), nullable=False),
+    sa.Column("input", sa.String(64), nullable=False),
+    sa.Column("sizes", sa.JSON, nullable=False),
+    sa.Column("kept_by", sa.String(64), nullable=False),  # the job whose sealed file holds this input
+    sa.Column("ring", sa.Integer, nullable=False),
+    sa.Column("settled", sa.Boolean, nullable=False),
+    sa.Column("asked_at", sa.String(40), nullable=False),
+    sa.Index("ix_clean_room_questions_place", "role", "lineage", "partner", "period"),
+)
+
+approvals = sa.Table(
+    "clean_room_approvals",
+    metadata,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("decision", sa.String(16), nullable=False),
+    sa.Column("principal", sa.String(128), nullable=False),
+    sa.Column("reason", sa.String(512), nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CollaborationRow:
@@ -111,6 +139,17 @@ class ReceiptRow:
     collaboration: str
     document: Mapping[str, Any]
     created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    """What a person of this node decided about a partner's query: `approved` or `rejected`."""
+
+    job: str
+    decision: str
+    principal: str
+    reason: str
+    at: str
 
 
 class CollaborationStore:
@@ -186,10 +225,14 @@ class CollaborationStore:
 
 
 class JobStore:
-    """Jobs by id; state changes obey `jobs.TRANSITIONS` inside the database."""
+    """Jobs by id; state changes obey `jobs.TRANSITIONS` inside the database.
+
+    `listeners` are called with a job's id after a change of it is durable; they must not raise or wait.
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self.listeners: list[Callable[[str], None]] = []
 
     def add(self, job: Job, *, idempotency_key: str | None = None, digest: str = "") -> Job:
         """Store a new job and return it; with a key seen before, return the job it made instead.
@@ -252,6 +295,18 @@ class JobStore:
         page = found[:limit]
         return page, _write_cursor(page[-1]) if more else None
 
+    def made_by(self, principal: str, key: str) -> bool:
+        """Whether an idempotency key of this principal is known."""
+        return self._by_key(principal, key) is not None
+
+    def open_of(self, principal: str) -> int:
+        """How many jobs this principal has asked for that have not ended."""
+        open_states = [state.value for state in JobState if TRANSITIONS[state]]
+        where = jobs.c.principal == principal, jobs.c.state.in_(open_states)
+        with self._engine.connect() as connection:
+            count = connection.execute(sa.select(sa.func.count()).select_from(jobs).where(*where)).scalar()
+        return int(count or 0)
+
     def unfinished(self) -> list[Job]:
         """Jobs that have not ended, oldest first."""
         over = [state.value for state in JobState if not TRANSITIONS[state]]
@@ -268,8 +323,7 @@ class JobStore:
             .where(jobs.c.id == job, jobs.c.state.in_(open_states))
             .values(updated_at=at, **values)
         )
-        with self._engine.begin() as connection:
-            return connection.execute(statement).rowcount == 1
+        return self._changed(job, statement)
 
     def move(self, job: str, to: JobState, *, at: str, **changes: Any) -> bool:
         """Take a job to `to` if its present state allows it; False, and nothing changed, if not."""
@@ -280,8 +334,15 @@ class JobStore:
             .where(jobs.c.id == job, jobs.c.state.in_(allowed))
             .values(state=to.value, updated_at=at, **values)
         )
+        return self._changed(job, statement)
+
+    def _changed(self, job: str, statement: sa.Update) -> bool:
         with self._engine.begin() as connection:
-            return connection.execute(statement).rowcount == 1
+            changed = connection.execute(statement).rowcount == 1
+        if changed:
+            for listener in self.listeners:
+                listener(job)
+        return changed
 
 
 class ReceiptStore:
@@ -311,13 +372,34 @@ class ReceiptStore:
         return [ReceiptRow(**row._mapping) for row in found]
 
 
+class ApprovalStore:
+    """Decisions about partners' queries, one a job, for good."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def add(self, row: ApprovalRow) -> None:
+        """Store a decision; raises `Misuse(already_decided)` when there is one for the job."""
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(approvals.insert().values(**asdict(row)))
+        except sa.exc.IntegrityError:
+            raise Misuse("somebody has decided about that query already.", code="already_decided") from None
+
+    def get(self, job: str) -> ApprovalRow | None:
+        with self._engine.connect() as connection:
+            found = connection.execute(approvals.select().where(approvals.c.job == job)).first()
+        return None if found is None else ApprovalRow(**found._mapping)
+
+
 class Store:
-    """The three stores over one engine."""
+    """The stores over one engine."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.collaborations = CollaborationStore(engine)
         self.jobs = JobStore(engine)
         self.receipts = ReceiptStore(engine)
+        self.approvals = ApprovalStore(engine)
 
 
 def _stored(value: Any) -> Any:

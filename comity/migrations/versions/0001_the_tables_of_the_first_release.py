@@ -335,6 +335,15 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "clean_room_approvals",
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("decision", sa.String(length=16), nullable=False),
+        sa.Column("principal", sa.String(length=128), nullable=False),
+        sa.Column("reason", sa.String(length=512), nullable=False),
+        sa.Column("at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("job"),
+    )
+    op.create_table(
         "clean_room_collaborations",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("role", sa.String(length=16), nullable=False),
@@ -385,6 +394,27 @@ def upgrade() -> None:
     with op.batch_alter_table("clean_room_jobs", schema=None) as batch_op:
         batch_op.create_index("ix_clean_room_jobs_created", ["created_at", "id"], unique=False)
         batch_op.create_index("ix_clean_room_jobs_state", ["state"], unique=False)
+
+    op.create_table(
+        "clean_room_questions",
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("lineage", sa.String(length=255), nullable=False),
+        sa.Column("partner", sa.String(length=255), nullable=False),
+        sa.Column("period", sa.String(length=7), nullable=False),
+        sa.Column("question", sa.String(length=64), nullable=False),
+        sa.Column("input", sa.String(length=64), nullable=False),
+        sa.Column("sizes", sa.JSON(), nullable=False),
+        sa.Column("kept_by", sa.String(length=64), nullable=False),
+        sa.Column("ring", sa.Integer(), nullable=False),
+        sa.Column("settled", sa.Boolean(), nullable=False),
+        sa.Column("asked_at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("job"),
+    )
+    with op.batch_alter_table("clean_room_questions", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_clean_room_questions_place", ["role", "lineage", "partner", "period"], unique=False
+        )
 
     op.create_table(
         "clean_room_receipts",
@@ -489,6 +519,10 @@ def downgrade() -> None:
     op.drop_table("federated_runs")
     op.drop_table("federated_idempotency")
     op.drop_table("clean_room_receipts")
+    with op.batch_alter_table("clean_room_questions", schema=None) as batch_op:
+        batch_op.drop_index("ix_clean_room_questions_place")
+
+    op.drop_table("clean_room_questions")
     with op.batch_alter_table("clean_room_jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_clean_room_jobs_state")
         batch_op.drop_index("ix_clean_room_jobs_created")
@@ -499,6 +533,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_clean_room_collaborations_partner")
 
     op.drop_table("clean_room_collaborations")
+    op.drop_table("clean_room_approvals")
     op.drop_table("consent_witnessed")
     op.drop_table("consent_tiles")
     with op.batch_alter_table("consent_suppressions", schema=None) as batch_op:
