@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from clean_room.jobs import TRANSITIONS, Job, JobError, JobState, Query, Role, Stage
 from privacy.errors import Misuse, StorageError
 
-__all__ = ["ApprovalRow", "CollaborationRow", "JobStore", "ReceiptRow", "Store", "metadata"]
+__all__ = ["ApprovalRow", "CollaborationRow", "ExportRow", "JobStore", "ReceiptRow", "Store", "metadata"]
 
 metadata = sa.MetaData()
 
@@ -110,6 +110,18 @@ approvals = sa.Table(
     sa.Column("principal", sa.String(128), nullable=False),
     sa.Column("reason", sa.String(512), nullable=False),
     sa.Column("at", sa.String(40), nullable=False),
+)
+
+exports = sa.Table(
+    "clean_room_exports",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(64), nullable=False),
+    sa.Column("principal", sa.String(128), nullable=False),
+    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("people", sa.Integer, nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Index("ix_clean_room_exports_job", "job", "id"),
 )
 
 
@@ -392,6 +404,36 @@ class ApprovalStore:
         return None if found is None else ApprovalRow(**found._mapping)
 
 
+@dataclass(frozen=True, slots=True)
+class ExportRow:
+    """One file made of an activation: for whom, how many ids it held, and when."""
+
+    job: str
+    principal: str
+    format: str
+    people: int
+    at: str
+
+
+class ExportStore:
+    """What was exported, appended to and never changed."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def add(self, row: ExportRow) -> None:
+        """Note one."""
+        with self._engine.begin() as connection:
+            connection.execute(exports.insert().values(**asdict(row)))
+
+    def of(self, job: str) -> list[ExportRow]:
+        """Those of a job, oldest first."""
+        c = exports.c
+        query = sa.select(c.job, c.principal, c.format, c.people, c.at).where(c.job == job).order_by(c.id)
+        with self._engine.connect() as connection:
+            return [ExportRow(**row._mapping) for row in connection.execute(query)]
+
+
 class Store:
     """The stores over one engine."""
 
@@ -400,6 +442,7 @@ class Store:
         self.jobs = JobStore(engine)
         self.receipts = ReceiptStore(engine)
         self.approvals = ApprovalStore(engine)
+        self.exports = ExportStore(engine)
 
 
 def _stored(value: Any) -> Any:

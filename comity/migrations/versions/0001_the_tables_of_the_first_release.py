@@ -363,6 +363,19 @@ def upgrade() -> None:
         batch_op.create_index("ix_clean_room_collaborations_partner", ["partner", "state"], unique=False)
 
     op.create_table(
+        "clean_room_exports",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("job", sa.String(length=64), nullable=False),
+        sa.Column("principal", sa.String(length=128), nullable=False),
+        sa.Column("format", sa.String(length=16), nullable=False),
+        sa.Column("people", sa.Integer(), nullable=False),
+        sa.Column("at", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("clean_room_exports", schema=None) as batch_op:
+        batch_op.create_index("ix_clean_room_exports_job", ["job", "id"], unique=False)
+
+    op.create_table(
         "clean_room_idempotency",
         sa.Column("principal", sa.String(length=128), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
@@ -529,6 +542,10 @@ def downgrade() -> None:
 
     op.drop_table("clean_room_jobs")
     op.drop_table("clean_room_idempotency")
+    with op.batch_alter_table("clean_room_exports", schema=None) as batch_op:
+        batch_op.drop_index("ix_clean_room_exports_job")
+
+    op.drop_table("clean_room_exports")
     with op.batch_alter_table("clean_room_collaborations", schema=None) as batch_op:
         batch_op.drop_index("ix_clean_room_collaborations_partner")
 
