@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ from privacy.column_mac import ColumnMac
 from privacy.identifiers import Kind, canonical_column
 from privacy.plain_addresses import plain_addresses
 
-__all__ = ["Sampler", "draw", "own_sampler", "partners_sampler", "settled"]
+__all__ = ["Sampler", "agreed_sampler", "draw", "own_sampler", "partners_sampler", "settled"]
 
 _AT_ONCE = 1 << 14
 _BATCHES_AHEAD = 2
@@ -115,67 +115,52 @@ def draw(
 
     InputBelowMinimum if not one row is in it.
     """
-    found: list[tuple[_Batch, _Kept]] = []
-    looked_at = 0
+    found: list[tuple[Extract, _Kept]] = []
+    looked_at = expired = 0
 
-    def look(batch: _Batch) -> _Kept:
+    def look(batch: Extract) -> _Kept:
         return sampler.kept(kind, batch.keys, profile, dataset.region)
 
-    def taken(batch: _Batch, work: Future[_Kept]) -> None:
-        nonlocal looked_at
+    def taken(batch: Extract, work: Future[_Kept]) -> None:
+        nonlocal looked_at, expired
         kept = work.result()
         looked_at += kept.looked_at
-        found.append((batch.take(kept.rows), kept))
+        expired += batch.expired
+        found.append((_rows(batch, kept.rows), kept))
 
     # Reading goes on while earlier batches are looked at; not further ahead than the threads can follow.
     threads = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, thread_name_prefix="sampling") as pool:
-        waiting: deque[tuple[_Batch, Future[_Kept]]] = deque()
-        for batch in _batches(dataset, kind, dimensions, segment):
+        waiting: deque[tuple[Extract, Future[_Kept]]] = deque()
+        for batch in dataset.batches(kind, dimensions=dimensions, segment=segment, rows=_READ):
             waiting.append((batch, pool.submit(look, batch)))
             if len(waiting) > threads * _BATCHES_AHEAD:
                 taken(*waiting.popleft())
         while waiting:
             taken(*waiting.popleft())
-    words = np.concatenate([kept.words for _, kept in found]) if found else np.empty(0, np.uint64)
+    words = np.concatenate([kept.words for _, kept in found])
     if not len(words):
         raise InputBelowMinimum(
             "nobody in the dataset is in the sample.", advice="Ask for a larger sample, or check the keys."
         )
-    # Equal words are one person's rows (or, once in 2⁶⁴ · n⁻² times, not).
+    # Equal words are one person's rows: of n people two have the same with probability n² / 2⁶⁵.
     each = np.unique(words, return_counts=True)[1].astype(np.int64)
     facts = SampleFacts(sampler.step, looked_at, len(words), int((each * each).sum()), int(each.max()))
-    batches = [batch for batch, _ in found]
+    parts = [part for part, _ in found]
     extract = Extract(
-        keys=pa.concat_arrays([batch.keys for batch in batches]),
-        row_index=np.concatenate([batch.places for batch in batches]),
-        dimensions={
-            name: pa.concat_arrays([batch.dimensions[i] for batch in batches])
-            for i, name in enumerate(dimensions)
-        },
+        keys=pa.concat_arrays([part.keys for part in parts]),
+        row_index=np.concatenate([part.row_index for part in parts]),
+        dimensions={d: pa.concat_arrays([part.dimensions[d] for part in parts]) for d in dimensions},
         values=None,
-        expired=sum(batch.expired for batch in batches),
+        expired=expired,
     )
     return extract, facts
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    keys: pa.StringArray
-    places: npt.NDArray[np.int64]
-    dimensions: tuple[pa.StringArray, ...]
-    expired: int
-
-    def take(self, rows: npt.NDArray[np.int64]) -> _Batch:
-        at = pa.array(rows)
-        dimensions = tuple(d.take(at) for d in self.dimensions)
-        return _Batch(self.keys.take(at), self.places[rows], dimensions, self.expired)
-
-
-def _batches(dataset: Dataset, kind: str, dimensions: Sequence[str], segment: str | None) -> Iterator[_Batch]:
-    """The rows of a dataset in file order, a part at a time, without ever holding them all."""
-    for part in dataset.batches(kind, dimensions=dimensions, segment=segment, rows=_READ):
-        yield _Batch(part.keys, part.row_index, tuple(part.dimensions.values()), part.expired)
+def _rows(batch: Extract, rows: npt.NDArray[np.int64]) -> Extract:
+    at = pa.array(rows)
+    dimensions = {name: column.take(at) for name, column in batch.dimensions.items()}
+    return Extract(batch.keys.take(at), batch.row_index[rows], dimensions, None)
 
 
 def settled(query: Query, dataset: Dataset, *, minimum: int, noise: float = 0.0) -> Query:
@@ -198,24 +183,37 @@ def own_sampler(query: Query, pair_key: bytes | None, agreement: str, now: datet
     return Sampler.of(SamplingKey.derive(pair_key, agreement, month_of(now)), query.sample)
 
 
-def partners_sampler(
-    query: Query, pair_key: bytes | None, agreement: str, now: datetime, offered: Terms
-) -> Sampler | None:
-    """The contributor's: of the month the analyst is in, if that can be on this clock.
-
-    Nothing is taken from the offer but which of the keys derived here is meant. PeerViolation if none is.
-    """
-    if query.kind != "estimate":
+def agreed_sampler(terms: Terms, pair_key: bytes | None, agreement: str) -> Sampler | None:
+    """The sampler of terms both have agreed on; None for no estimate. PeerViolation for another key."""
+    if not isinstance(terms, EstimateTerms):
         return None
-    if not isinstance(offered, EstimateTerms) or query.sample is None or pair_key is None:
-        raise PeerViolation("an estimate was offered without its sample.")
-    months = {month_of(now + slack): None for slack in (timedelta(), -_AGO, _AHEAD)}
-    for month in months:
-        key = SamplingKey.derive(pair_key, agreement, month)
-        if (key.period, key.id) == (offered.period, offered.sample):
-            return Sampler.of(key, query.sample)
+    if pair_key is not None:
+        key = SamplingKey.derive(pair_key, agreement, terms.period)
+        if key.id == terms.sample:
+            return Sampler.of(key, rate_of(terms.step))
     raise PeerViolation(
         "the partner samples by another key or for another month.",
         advice="Check both nodes' clocks, and that both have the same shared key.",
         code="sampling_key_differs",
     )
+
+
+def partners_sampler(
+    query: Query, pair_key: bytes | None, agreement: str, now: datetime, offered: Terms
+) -> Sampler | None:
+    """The contributor's: of the month the analyst is in, if that can be on this clock.
+
+    Nothing is taken from the offer but which of the months it means. PeerViolation if the rest differs.
+    """
+    if query.kind != "estimate":
+        return None
+    if not isinstance(offered, EstimateTerms) or query.sample is None or pair_key is None:
+        raise PeerViolation("an estimate was offered without its sample.")
+    months = {month_of(now + slack) for slack in (timedelta(), -_AGO, _AHEAD)}
+    if offered.period not in months or offered.step != step_of(query.sample):
+        raise PeerViolation(
+            "the partner samples for another month or at another rate than was asked.",
+            advice="Check both nodes' clocks.",
+            code="sampling_key_differs",
+        )
+    return agreed_sampler(offered, pair_key, agreement)

@@ -96,16 +96,18 @@ class ColumnMac:
     ) -> Words:
         mask, added = self._tables[width]
         anywhere = np.lib.stride_tricks.as_strided(
-            flat[:width].view(f"V{width}"), shape=(len(flat) - width + 1,), strides=(1,)
+            flat[:_BLOCK].view(f"V{_BLOCK}"), shape=(len(flat) - _BLOCK + 1,), strides=(1,)
         )
-        laid = anywhere[starts].view("<u8").reshape(-1, width // 8)
-        laid &= mask.take(lengths, axis=0)
-        laid ^= added.take(lengths, axis=0)
-        state = self._enciphered(np.ascontiguousarray(laid[:, :2]))
-        for number in range(1, -(-int(lengths.max()) // _BLOCK)):
-            following = self._enciphered(state ^ laid[:, 2 * number : 2 * number + 2])
-            ended = np.flatnonzero(lengths <= number * _BLOCK)
-            if len(ended):
+        state = np.zeros((len(starts), 2), dtype="<u8")
+        for number in range(max(1, -(-int(lengths.max()) // _BLOCK))):
+            at = starts if number == 0 else starts + number * _BLOCK
+            block = anywhere[at].view("<u8").reshape(-1, 2)
+            block &= mask[number].take(lengths, axis=0)
+            block ^= added[number].take(lengths, axis=0)
+            block ^= state
+            following = self._enciphered(block)
+            if number:
+                ended = np.flatnonzero(lengths <= number * _BLOCK)
                 following[ended] = state[ended]
             state = following
         return state
@@ -135,4 +137,10 @@ def _tables(width: int, k1: bytes, k2: bytes) -> tuple[Words, Words]:
         added[length, at : at + _BLOCK] = np.frombuffer(k1 if whole else k2, dtype=np.uint8)
         if not whole:
             added[length, length] ^= 0x80
-    return mask.view("<u8"), added.view("<u8")
+    return _by_block(mask), _by_block(added)
+
+
+def _by_block(table: npt.NDArray[np.uint8]) -> Words:
+    """(lengths, width) bytes as (blocks, lengths, 2) words."""
+    blocks = table.reshape(len(table), -1, _BLOCK).swapaxes(0, 1)
+    return np.ascontiguousarray(blocks).view("<u8")
