@@ -166,7 +166,8 @@ class ActivationFiles:
 
 def _packed(about: dict[str, Any], **arrays: npt.NDArray[Any]) -> bytes:
     packed = io.BytesIO()
-    np.savez(packed, about=np.frombuffer(canonical_json(about), dtype=np.uint8), **arrays)
+    members = {"about": np.frombuffer(canonical_json(about), dtype=np.uint8), **arrays}
+    np.savez(packed, allow_pickle=False, **members)
     return packed.getvalue()
 
 

@@ -19,8 +19,9 @@ from typing import Any
 from clean_room.armour import armoured, unarmoured
 from clean_room.errors import PeerViolation
 from clean_room.protocols.messages import InputCommitment
-from clean_room.protocols.terms import OverlapTerms, ReachTerms, Terms
+from clean_room.protocols.terms import ActivateTerms, OverlapTerms, ReachTerms, Terms, WaterfallTerms
 from clean_room.questions import read_commitment
+from clean_room.thinning import guarantees, share
 from consent.encoding import canonical_json
 from privacy.errors import Misuse, Tampered
 from privacy.signing import PublicKey, SigningKey
@@ -51,6 +52,19 @@ def receipt_body(
         }
         if kind == "measure":
             noise["sums"] = "discrete Laplace by the contributor"
+        if isinstance(terms, WaterfallTerms):
+            noise |= {"keys": list(terms.keys), "patterns": terms.patterns}
+        if terms.keep < 1000:
+            noise["thinning"] = {
+                "keep": share(terms.keep),
+                # The real intersection is the analyst's result, which this must not tell.
+                "alone": guarantees(share(terms.keep), terms.delta),
+            }
+    if isinstance(terms, ActivateTerms):
+        noise |= {
+            "reveals": "the contributor's encrypted ids of shared people, under the rule for activations",
+            "keep": share(terms.keep),
+        }
     if isinstance(terms, ReachTerms):
         noise = {
             "mechanism": "truncated discrete Laplace by every contributor's dummies and in its list's length",

@@ -14,14 +14,14 @@ __all__ = ["people_of"]
 
 def people_of(records: Records) -> People:
     """Receipts, proofs, traces and preference links of the node; works with the node running or not."""
-    config = records.config
+    config, store = records.config, Store(records.engine)
     return People.of(
         records.ledger,
         records.identity.key,
         owner=config.name,
         base_url=config.public_url,
         rooms=(
-            JobConsequences(Store(records.engine).jobs, config.data_dir / "clean_room"),
+            JobConsequences(store.jobs, config.data_dir / "clean_room", store.exports),
             RunConsequences(RunStore(records.engine)),
         ),
     )
