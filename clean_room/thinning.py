@@ -7,11 +7,12 @@ key and sees every dummy for what it is. The larger the intersection, the better
     δ(ε) = max over both directions of Σ_k max(0, P(k) − e^ε Q(k))        P = Bin(N, p), Q = Bin(N − 1, p)
 
 is computed exactly from the privacy loss, which with d = N − k people dropped is ln(N(1 − p)/d); the sum is
-over the d that carry all but 10⁻²⁰ of the probability, and what is left out is added. Definition: Dwork and
-Roth (2014), 2.4, in the form of Balle, Barthe and Gaboardi (2018), theorem 1; sampled counts as a mechanism
-of their own: Cormode and Bharadwaj, "Sample and threshold differential privacy" (AISTATS 2022).
+over the d that carry all but 10⁻²⁰ of the probability, and what is left out is added, so that it is never
+below the truth. Definition: Dwork and Roth (2014), 2.4, in the form of Balle, Barthe and Gaboardi (2018),
+theorem 1; sampled counts as a mechanism of their own: Cormode and Bharadwaj, "Sample and threshold
+differential privacy" (AISTATS 2022).
 
-The counts are divided by p, which makes them unbiased; `Thinned` widens the error bars by what chance adds.
+The counts are divided by p, which makes them unbiased, and error bars are widened by what chance adds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SIZES = (1_000, 10_000, 100_000)
 """Intersections a guarantee is stated for where the real one must not be told."""
 _MOST_EPSILON = 20.0
 _LEFT_OUT = 1e-20
+_ROUNDING = 1 + 1e-6
+"""Beyond what floating-point logarithms of factorials are off by."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -66,7 +69,7 @@ def delta_of(people: int, keep: float, epsilon: float) -> float:
     loss = dropped / (people * (1 - keep))
     one = float((probability * np.maximum(0.0, 1 - math.exp(epsilon) * loss)).sum())
     other = float((probability * np.maximum(0.0, loss - math.exp(epsilon))).sum())
-    return min(1.0, max(one, other) + _LEFT_OUT)
+    return min(1.0, max(one, other) * _ROUNDING + _LEFT_OUT)
 
 
 def epsilon_of(people: int, keep: float, delta: float) -> float | None:
