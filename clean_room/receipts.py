@@ -224,7 +224,7 @@ def _holds(check: Callable[[PublicKey], None], key: PublicKey) -> bool:
     return True
 
 
-_ADDED = frozenset({"budget_left", "receipt_id", "people", "repeated_from"})
+_ADDED = frozenset({"budget_left", "receipt_id", "receipts", "partners", "people", "repeated_from"})
 
 
 def output_hash(result: Mapping[str, Any]) -> str:

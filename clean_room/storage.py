@@ -77,11 +77,12 @@ receipts = sa.Table(
     "clean_room_receipts",
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("job", sa.String(64), nullable=False, unique=True),
+    sa.Column("job", sa.String(64), nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("collaboration", sa.String(64), nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("created_at", sa.String(40), nullable=False),
+    sa.UniqueConstraint("job", "collaboration", name="uq_clean_room_receipts_job"),
 )
 
 questions = sa.Table(
@@ -358,13 +359,13 @@ class JobStore:
 
 
 class ReceiptStore:
-    """Two-sided receipts by id, one a job."""
+    """Two-sided receipts by id, one a job and collaboration: a reach has one with every partner."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
     def add(self, row: ReceiptRow) -> None:
-        """Store a receipt; the same receipt again is no error, another one for the job is."""
+        """Store a receipt; the same again is no error, another one for job and collaboration is."""
         try:
             with self._engine.begin() as connection:
                 connection.execute(receipts.insert().values(**asdict(row)))

@@ -438,7 +438,7 @@ def upgrade() -> None:
         sa.Column("document", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("job"),
+        sa.UniqueConstraint("job", "collaboration", name="uq_clean_room_receipts_job"),
     )
     op.create_table(
         "federated_idempotency",
