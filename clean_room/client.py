@@ -209,6 +209,26 @@ class Comity:
             time.sleep(wait)
             wait = min(pause, wait * 1.5)
 
+    # activations
+
+    def activation(self, job: str, form: str = "csv") -> bytes:
+        """The analyst's half of an activation as a file, `csv` or `parquet`: publisher_id, base64."""
+        return self._file(f"/v1/overlap-queries/{job}/activation", form)
+
+    def activation_map(self, job: str, form: str = "csv") -> bytes:
+        """The contributor's half: row (place in the dataset's source, from 0), publisher_id."""
+        return self._file(f"/v1/overlap-queries/{job}/activation-map", form)
+
+    def rotate_ids(self, collaboration: str) -> dict[str, Any]:
+        """Make ids of later activations unlinkable to earlier ones."""
+        return dict(self._call("POST", f"/v1/collaborations/{collaboration}:rotate-ids"))
+
+    def _file(self, path: str, form: str) -> bytes:
+        answer = self._answer("GET", path, params={"format": form}, timeout=300.0)
+        if answer.is_success:
+            return answer.content
+        raise _refusal(answer)
+
     # look-ups
 
     def datasets(self) -> list[DatasetOut]:
@@ -229,19 +249,29 @@ class Comity:
     def _call(self, method: str, path: str, body: BaseModel | None = None, **more: Any) -> Any:
         if body is not None:
             more["json"] = body.model_dump(mode="json")
+        answer = self._answer(method, path, **more)
+        if not answer.is_success:
+            raise _refusal(answer)
         try:
-            answer = self._http.request(method, path, **more)
+            return answer.json()
+        except ValueError:
+            raise PeerViolation(f"the node answered with status {answer.status_code} and no JSON.") from None
+
+    def _answer(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **more)
         except httpx.HTTPError as error:
             raise PeerUnreachable(
                 f"the node does not answer ({type(error).__name__}).", advice="Is `comity serve` running?"
             ) from None
-        try:
-            document = answer.json()
-        except ValueError:
-            raise PeerViolation(f"the node answered with status {answer.status_code} and no JSON.") from None
-        if answer.is_success:
-            return document
-        raise _problem(answer.status_code, document if isinstance(document, Mapping) else {})
+
+
+def _refusal(answer: httpx.Response) -> ComityError:
+    try:
+        document = answer.json()
+    except ValueError:
+        return PeerViolation(f"the node answered with status {answer.status_code} and no JSON.")
+    return _problem(answer.status_code, document if isinstance(document, Mapping) else {})
 
 
 def failure_of(job: JobOut) -> ComityError | None:
