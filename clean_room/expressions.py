@@ -13,6 +13,8 @@ from privacy.errors import Misuse
 
 __all__ = ["columns_named", "require_expression"]
 
+_LONGEST = 10_000
+_DEEPEST = 250
 _ELSEWHERE = frozenset({"SUBQUERY", "STAR", "WINDOW", "PARAMETER", "DEFAULT"})
 
 
@@ -43,6 +45,10 @@ def columns_named(sql: str) -> frozenset[str]:
 
 
 def _parsed(sql: str) -> dict[str, Any]:
+    if not sql.strip() or len(sql) > _LONGEST:
+        raise _wrong(f"it must have 1 to {_LONGEST} characters")
+    if sql.count("(") > _DEEPEST:  # DuckDB's parser takes minutes over some thousands
+        raise _wrong(f"it must have no more than {_DEEPEST} parentheses")
     connection = duckdb.connect(":memory:")
     try:
         # The line break ends a comment the expression may close with.
