@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-nodes bench-optouts bench-overlap bench-consent lock clean
+.PHONY: demo test check bench bench-nodes bench-optouts bench-overlap bench-consent lock clean bench-audit
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
@@ -32,6 +32,9 @@ bench-overlap: $(READY)  ## overlap against SecretFlow's ECDH PSI, both in the s
 
 bench-nodes: $(READY)  ## an overlap and a measure between two whole nodes, beside the bare protocol
 	$(BIN)/python benchmarks/nodes.py
+
+bench-audit: $(READY)  ## goodness of fit of the noise and an empirical ε, over whole core runs
+	$(BIN)/python benchmarks/noise_audit.py
 
 bench-optouts: $(READY)  ## opt-out to enforced at the partner, two nodes under 500 decisions/s; then a minute of outage
 	$(BIN)/python benchmarks/consent/optouts.py

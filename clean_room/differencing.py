@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,7 +143,7 @@ class Fingerprint:
         hashed.update(f"{self.kind}\x00{self.groups}\x00{self.column}\x00{len(self.people)}\x00".encode())
         for part in (self.people, self.cells, self.values):
             if part is not None:
-                hashed.update(np.ascontiguousarray(part))
+                hashed.update(np.ascontiguousarray(part).data)
         return hashed.hexdigest()
 
     def to_bytes(self) -> bytes:
@@ -175,13 +176,13 @@ class Fingerprint:
             raise Tampered("a kept question cannot be read.") from error
 
 
-def _parts(sizes: list[int], minimum: int) -> npt.NDArray[np.int64]:
+def _parts(sizes: Sequence[int], minimum: int) -> npt.NDArray[np.int64]:
     """Sizes of the parts that an answer may show, the whole last; 0 stands for a part it may not."""
     cells = np.array(sizes, dtype=np.int64)
     return np.append(np.where(cells >= minimum, cells, 0), cells.sum())
 
 
-def may_be_close(ours: list[int], earlier: list[int], minimum: int) -> bool:
+def may_be_close(ours: Sequence[int], earlier: Sequence[int], minimum: int) -> bool:
     """Whether the sizes of cells leave it possible that two questions are too close."""
     mine, theirs = _parts(ours, minimum), _parts(earlier, minimum)
     near = np.abs(mine[:, None] - theirs[None, :]) < minimum
