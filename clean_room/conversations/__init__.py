@@ -17,6 +17,7 @@ from clean_room.conversations.workshop import (
     Kept,
     Outcome,
     Workshop,
+    acceptance,
 )
 from clean_room.errors import Misuse
 from clean_room.inputs import QueryInput
@@ -41,6 +42,7 @@ __all__ = [
     "Kept",
     "Outcome",
     "Workshop",
+    "acceptance",
     "contribute",
     "inquire",
 ]

@@ -6,13 +6,21 @@ to it; the epoch goes through `keep`, so that a replay stays in the one it began
 
 from __future__ import annotations
 
-from clean_room.conversations.workshop import Contribution, Finished, Inquiry, Outcome, Workshop
+from clean_room.conversations.workshop import (
+    SALTED,
+    Contribution,
+    Finished,
+    Inquiry,
+    Outcome,
+    Workshop,
+    acceptance,
+)
 from clean_room.errors import Misuse
 from clean_room.group.ristretto import SALT, new_key
 from clean_room.inputs import QueryInput
 from clean_room.noise import NoisePlan
 from clean_room.protocols import activation
-from clean_room.protocols.messages import Accept, AnalystPoints, Offer, PairPoints, PairSalt
+from clean_room.protocols.messages import AnalystPoints, Offer, PairPoints, PairSalt
 from clean_room.protocols.terms import ActivateTerms
 
 __all__ = ["contribute", "inquire"]
@@ -32,7 +40,8 @@ def contribute(
         raise Misuse("a PAIR epoch is a key and a salt.", code="illegal_step")
     own = {**workshop.arguments(given), "scalar": epoch[:_KEY]}
     state, accepted, salted = activation.answer(offer, terms, people, salt=epoch[_KEY:], **own)
-    yield [accepted.to_bytes(), salted.to_bytes()]
+    # In one reply: the salt is no answer yet, and whatever is must be asked for after the points.
+    yield [accepted.to_bytes() + salted.to_bytes()]
     state = state.prepared(progress=workshop.progress)
     message = yield []
     returned, points = state.returned(AnalystPoints.from_bytes(message), progress=workshop.progress)
@@ -45,10 +54,9 @@ def inquire(terms: ActivateTerms, given: QueryInput, workshop: Workshop) -> Inqu
     own = {**workshop.arguments(given), "scalar": new_key(workshop.random)}
     offered, offer = activation.start(terms, people, **own)
     reply = yield offer.to_bytes()
-    accepted = Accept.from_bytes(reply)
-    salting = offered.accepted(accepted)
-    reply = yield None
-    sent, points = salting.salted(PairSalt.from_bytes(reply), progress=workshop.progress)
+    accepted = acceptance(terms, reply)
+    salted = PairSalt.from_bytes(reply[-SALTED:])
+    sent, points = offered.accepted(accepted).salted(salted, progress=workshop.progress)
     reply = yield points.to_bytes()
     activated = sent.joined(PairPoints.from_bytes(reply), progress=workshop.progress)
     return Outcome(activated, offer.commitment, accepted.commitment, publisher_ids=activated.ids.array)

@@ -15,17 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from clean_room.group.blinding import new_scalar
-from clean_room.group.points import Random
+from clean_room.group.points import Buffer, Random
 from clean_room.group.pool import BlindingPool, Progress
 from clean_room.inputs import QueryInput
 from clean_room.noise import NoiseSource
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.cardinality import AnalystSealing
-from clean_room.protocols.messages import InputCommitment, Seal
+from clean_room.protocols.messages import Accept, InputCommitment, Seal
 from clean_room.protocols.sampling import SampleFacts
+from clean_room.protocols.terms import ActivateTerms, Terms
 from clean_room.questions import commitment_document, policy_bytes
 
 __all__ = [
+    "SALTED",
     "Contribution",
     "Finished",
     "Inquiry",
@@ -35,6 +37,7 @@ __all__ = [
     "Sealable",
     "SealingState",
     "Workshop",
+    "acceptance",
     "id_rows",
 ]
 
@@ -139,11 +142,18 @@ class Outcome:
     sample: SampleFacts | None = None
 
 
+SALTED = 40 + 32
+"""Bytes of the PairSalt that follows the Accept of an activation."""
 Contribution = Generator[list[bytes], bytes, Finished]
 """next() → [Accept]; next() → [] while own people are hashed and blinded; send(message) → replies; …"""
 
 Inquiry = Generator[bytes | None, bytes, Outcome]
 """next() → the offer; send(reply) → the next message, or None to get the next reply without sending."""
+
+
+def acceptance(terms: Terms, reply: Buffer) -> Accept:
+    """The Accept that the contributor's first reply is, or, for an activation, begins with."""
+    return Accept.from_bytes(reply[:-SALTED] if isinstance(terms, ActivateTerms) else reply)
 
 
 def id_rows(ids: Any) -> npt.NDArray[np.uint8]:
