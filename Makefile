@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-nodes bench-optouts bench-overlap bench-consent lock clean bench-audit
+.PHONY: demo test check bench bench-estimate bench-measure bench-nodes bench-optouts bench-overlap bench-scaling bench-consent lock clean bench-audit
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
@@ -26,6 +26,15 @@ check: $(READY)  ## style, types, layers
 	$(BIN)/lint-imports
 
 bench: bench-overlap bench-consent  ## every benchmark; results are appended to benchmarks/RESULTS.md by hand, after reading them
+
+bench-estimate: $(READY)  ## an estimate over 100 M people a side, beside a bare scan
+	$(BIN)/python benchmarks/estimate.py
+
+bench-measure: $(READY)  ## what summing a column adds to an overlap, beside one Paillier ciphertext a row
+	$(BIN)/python benchmarks/measure.py
+
+bench-scaling: $(READY)  ## an overlap from 10 k to 10 M people a side
+	$(BIN)/python benchmarks/scaling.py
 
 bench-overlap: $(READY)  ## overlap against SecretFlow's ECDH PSI, both in the same run
 	$(BIN)/python benchmarks/overlap.py

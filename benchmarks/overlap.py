@@ -1,6 +1,6 @@
 """`make bench-overlap`: Comity's overlap against SecretFlow's ECDH PSI, same people, same machine, same run.
 
-    python benchmarks/overlap.py                             100 k and 1 M people a side, against the peer
+    python benchmarks/overlap.py                             20 k, 100 k and 1 M people a side, against peers
     python benchmarks/overlap.py --sizes 20000 --no-peers    Comity alone
     python benchmarks/overlap.py --json FILE                 also write every figure
 
@@ -14,7 +14,7 @@ import csv
 import datetime
 import json
 import os
-import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,12 +27,13 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parent))
 
 from environments import peer_python
+from loopback import free_ports
 from measured import Measured, machine, run
 
 HERE = Path(__file__).parent
 
 
-def write_people(folder: Path, size: int, seed: int) -> int:
+def write_people(folder: Path, size: int, seed: int, *, for_peers: bool = True) -> int:
     """Two parties of `size` people, half of them shared, as Parquet and the same as CSV; the truth.
 
     The Parquet is spelled as people spell (capitals, spaces); the CSV holds canonical addresses, because
@@ -43,23 +44,12 @@ def write_people(folder: Path, size: int, seed: int) -> int:
     for name, first in (("a", 0), ("c", size - shared)):
         numbers = rng.permutation(np.arange(first, first + size))
         people = [f"{n * 2654435761 % 2**32:08x}.{n}@example.org" for n in numbers.tolist()]
-        with (folder / f"{name}.csv").open("w", newline="") as out:
-            csv.writer(out).writerows([["email"], *([person] for person in people)])
+        if for_peers:
+            with (folder / f"{name}.csv").open("w", newline="") as out:
+                csv.writer(out).writerows([["email"], *([person] for person in people)])
         spelled = [p.upper() if n % 7 == 0 else f" {p}" if n % 11 == 0 else p for n, p in enumerate(people)]
         pq.write_table(pa.table({"email": spelled}), folder / f"{name}.parquet")
     return shared
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def comity(folder: Path, truth: int, given: argparse.Namespace) -> tuple[Measured, str]:
@@ -98,6 +88,16 @@ def peer(folder: Path, truth: int, curve: str, limit: float) -> Measured:
     if result.answers[0]["value"] != truth:
         raise SystemExit(f"The peer found {result.answers[0]['value']}; the truth is {truth}.")
     return result
+
+
+def openmined(folder: Path, truth: int) -> Measured:
+    """OpenMined's PSI, both parties one after the other in one process; checks its answer."""
+    command = [str(peer_python("openmined")), str(HERE / "peers" / "openmined_psi.py")]
+    command += ["--client", str(folder / "a.csv"), "--server", str(folder / "c.csv")]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    if said["value"] != truth:
+        raise SystemExit(f"OpenMined's PSI found {said['value']}; the truth is {truth}.")
+    return Measured(said["seconds"], (), said["sent"], (said,))
 
 
 def row(
@@ -145,13 +145,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[100_000, 1_000_000], metavar="N", help="people a side"
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[20_000, 100_000, 1_000_000],
+        metavar="N",
+        help="people a side",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="blinding processes a party")
     parser.add_argument("--engine", default="auto", help="auto, cryptography or ipp")
     parser.add_argument("--no-peers", action="store_true", help="do not install or run the peer")
     parser.add_argument(
         "--elligator-up-to", type=int, default=100_000, metavar="N", help="skip the slow curve above N"
+    )
+    parser.add_argument(
+        "--openmined-up-to", type=int, default=20_000, metavar="N", help="run OpenMined's PSI up to N"
     )
     parser.add_argument("--limit", type=float, default=3600, help="seconds a run may take")
     parser.add_argument("--seed", type=int, default=1)
@@ -166,6 +174,7 @@ def main() -> None:
     )
     if not given.no_peers:
         peer_python("spu")
+        peer_python("openmined")
     rows: list[dict[str, Any]] = []
     for size in given.sizes:
         with tempfile.TemporaryDirectory(prefix="comity-bench-") as name:
@@ -181,6 +190,9 @@ def main() -> None:
             for curve in curves:
                 theirs = peer(folder, truth, curve, given.limit)
                 rows.append(row("SecretFlow ECDH PSI", curve, size, theirs, base=base))
+            if not given.no_peers and size <= given.openmined_up_to:
+                theirs = openmined(folder, truth)
+                rows.append(row("OpenMined PSI", "P-256", size, theirs, base=base, sent=theirs.loopback))
     show(rows)
     if given.json:
         given.json.write_text(
