@@ -117,7 +117,7 @@ def test_a_run_that_cannot_begin_here_leaves_no_trace(world: World) -> None:
         seats.offer("bank", offer | {"features": ["late", "late"]})
     with pytest.raises(TrainingMisuse):
         seats.offer("bank", offer | {"run": first.id})
-    path = world.shop.service._catalogue["shoppers"].path
+    path = world.shop.service._catalogue["shoppers"].source.path
     path.write_bytes(path.read_bytes()[:100])
     world.clean_room.jobs = {
         name: replace(job, created_at=now().isoformat()) for name, job in world.clean_room.jobs.items()
