@@ -7,20 +7,24 @@
     align     value (number of shared people, exact)
     activate  value (number of encrypted ids, after what the contributor left out), rate
 
-Everywhere `suppressed` and `reason`; a suppressed value is null and never tells 0 from "below the minimum".
+Everywhere `suppressed` and `reason`, and `capped` where counts are lower bounds (clean_room.high_rates); a
+suppressed value is null and never tells 0 from "below the minimum".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from clean_room.conversations import Outcome
 from clean_room.errors import Misuse
+from clean_room.high_rates import cap_high
 from clean_room.jobs import Query
 from clean_room.noise import NoisePlan
+from clean_room.protocols.sampling import factor_of
 from clean_room.protocols.terms import OverlapTerms, Terms
 from clean_room.rules import Asked, release_cells, shown_rate
 from clean_room.sample_results import estimated
@@ -52,6 +56,8 @@ def released(
     # Those let through by thinning, as an estimate of all: unbiased. A sample is widened by both at once.
     keep = 1.0 if asked.query.kind == "estimate" else plan.keep
     counts = np.rint(outcome.counts / keep).astype(np.int64)
+    high = cap_high(counts, sizes)
+    counts = high.counts
     release = release_cells(counts, asked.agreement.terms.minimum_cell)
     shown: dict[str, Any] = {
         "suppressed": release.suppressed,
@@ -69,16 +75,25 @@ def released(
         column = None if asked.query.column is None else asked.partners.column(asked.query.column)
         if column is None or outcome.sums is None:
             raise Misuse("a measure outcome without its column.")
-        measured = MeasuredColumn(column, asked.query.statistic, plan, counts, outcome.sums / plan.keep)
+        sums = outcome.sums / plan.keep
+        if asked.query.statistic in {"mean", "variance"}:
+            sums = sums * high.factors[:, None, None]  # the same mean of a cell, over a count that is capped
+        measured = MeasuredColumn(column, asked.query.statistic, plan, counts, sums)
         if asked.query.holdout is not None:
             treated, held = _groups(terms.analyst_segments, asked.query)
-            return shown | measured.lift(release, sizes, treated, held)
-        return shown | measured.document(release, terms)
+            return high.marked(shown | measured.lift(release, sizes, treated, held), people=False)
+        counted = asked.query.statistic == "count"
+        return high.marked(shown | measured.document(release, terms), people=counted)
     if asked.query.kind == "estimate":
-        return shown | estimated(outcome, release, terms, plan, people)
+        if outcome.sample is None:
+            raise Misuse("an estimate came out without its sample.", code="illegal_step")
+        factor, capped = factor_of(outcome.sample)[0], np.floor(outcome.counts * high.factors[:, None])
+        bounded = replace(outcome, counts=capped.astype(np.int64))
+        found = shown | estimated(bounded, release, terms, plan, people)
+        return high.marked(found, people=True, whole=lambda n: round(n * factor))
     value = release.value
     interval = None if value is None else interval_of(value, plan, counts.size)
-    return shown | {
+    found = {
         "value": value,
         "ci95": interval,
         "rate": None if value is None else shown_rate(value, people),
@@ -93,6 +108,7 @@ def released(
             for i, j in cells_of(counts)
         ],
     }
+    return high.marked(shown | found, people=True)
 
 
 def _revealed(outcome: Outcome) -> int:

@@ -34,7 +34,8 @@ def lines_of(job: JobOut) -> Iterator[str]:
     else:
         low, high = result["ci95"]
         rate = f" ({result['rate']} of own)" if result["rate"] else ""
-        yield f"shared        {result['value']:,} people{rate}, 95 % {low:,} … {high:,}"
+        least = "at least " if result.get("capped") else ""
+        yield f"shared        {least}{result['value']:,} people{rate}, 95 % {low:,} … {high:,}"
     if len(result["cells"]) > 1:
         rows = [
             (c["analyst"], c["contributor"], *(("hidden", "") if c["suppressed"] else _figures(c)))
@@ -44,6 +45,8 @@ def lines_of(job: JobOut) -> Iterator[str]:
         yield from table([job.query["dataset"], job.query["partner_dataset"], "value", "95 %"], rows)
         yield ""
     left = result.get("budget_left")
+    if result.get("repeated_from"):
+        yield f"repeats       job {result['repeated_from']}: the same question, people and answer"
     yield f"spent         ε = {result['epsilon_spent']:g}" + (
         "" if left is None else f", {left:g} left this month"
     )
