@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from comity.config import is_loopback
 from comity.errors import NotAuthenticated
 from comity.guards import bearer
 from comity.logs import log
+from comity.loop_lag import LoopLag
 from comity.middleware import BodyLimit, RequestContext, SignedAnswers, for_partners
 from comity.node import Node
 from comity.problems import CONTENT_TYPE, problem
@@ -87,15 +89,22 @@ def create_app(node: Node) -> FastAPI:
     The caller builds the node and closes it after the application has stopped.
     """
 
+    lag = LoopLag()
+    lag.measure(node.metrics)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Partners' long polls each hold a thread for a while; the default of 40 would starve the rest.
         to_thread.current_default_thread_limiter().total_tokens = _THREADS
-        await run_in_threadpool(node.start)
+        watching = asyncio.create_task(lag.watch())
         try:
-            yield
+            await run_in_threadpool(node.start)
+            try:
+                yield
+            finally:
+                await run_in_threadpool(node.stop)
         finally:
-            await run_in_threadpool(node.stop)
+            watching.cancel()
 
     app = FastAPI(
         title="Comity node",
