@@ -23,6 +23,7 @@ from clean_room.group.points import WHOLE, Buffer
 from clean_room.group.ristretto import encrypt
 from clean_room.group.worker import (
     BLIND,
+    HASH,
     HASH_AND_BLIND,
     PAIR_ENCRYPT,
     PAIR_HASH,
@@ -187,6 +188,27 @@ class BlindingPool:
             if not self._workers:
                 return self._blinder.blind(scalar, hash_column(part, dst))
             return self._call(HASH_AND_BLIND, scalar, dst, pack(part.cast(pa.binary())))
+
+        return self._map(len(column), work, progress)
+
+    def hash(
+        self,
+        canonicals: pa.BinaryArray | pa.ChunkedArray,
+        *,
+        dst: bytes = DST,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """H(c) for every canonical identifier c, in order, not blinded: to be kept, never to be sent.
+
+        Raises BadInput on nulls.
+        """
+        column = _column(canonicals)
+
+        def work(start: int, stop: int) -> bytes:
+            part = column.slice(start, stop - start)
+            if not self._workers:
+                return hash_column(part, dst)
+            return self._call(HASH, bytes(WHOLE), dst, pack(part.cast(pa.binary())))
 
         return self._map(len(column), work, progress)
 

@@ -7,6 +7,7 @@
     task 2  hash and blind: u32 n, n + 1 offsets (int32, this machine's order), the identifiers end to end
     task 3  PAIR encrypt: the payload is points of ristretto255
     task 4  PAIR hash and encrypt: the payload as in task 2, the tag the salt
+    task 5  hash: as task 2, without the blinding; the scalar is not used
 
 A program of its own rather than a `multiprocessing` child: it imports this package and nothing of what the
 node imports, needs no `__main__` guard in scripts, and ends by itself when the parent's end of the pipe
@@ -31,6 +32,7 @@ from clean_room.group.points import WHOLE, Buffer
 
 __all__ = [
     "BLIND",
+    "HASH",
     "HASH_AND_BLIND",
     "PAIR_ENCRYPT",
     "PAIR_HASH",
@@ -41,7 +43,7 @@ __all__ = [
     "pair_hash",
 ]
 
-BLIND, HASH_AND_BLIND, PAIR_ENCRYPT, PAIR_HASH = 1, 2, 3, 4
+BLIND, HASH_AND_BLIND, PAIR_ENCRYPT, PAIR_HASH, HASH = 1, 2, 3, 4, 5
 _DONE, _FAILED = 0, 1
 _ERRORS: dict[str, type[ComityError]] = {
     kind.__name__: kind for kind in (BadInput, EngineUnavailable, Misuse, PeerViolation)
@@ -114,6 +116,8 @@ def _work(blinder: Blinder, task: int, scalar: bytes, tag: bytes, payload: bytes
         from clean_room.group.ristretto import encrypt
 
         return encrypt(scalar, payload)
+    if task == HASH:
+        return hash_column(_unpack(payload), tag)
     return blinder.blind(scalar, payload if task == BLIND else hash_column(_unpack(payload), tag))
 
 
