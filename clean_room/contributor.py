@@ -1,15 +1,13 @@
 """The contributor's desk: answers a partner's offers, chunk by chunk, with a job row of its own.
 
-The partner drives; this side reacts. Every request is checked and answered at once; reading, hashing and
-blinding happen on the desk's own threads, which never wait for a partner. What a session holds is in
-memory only: after a crash nothing half-received is left, and the job is marked failed at the next start.
+The partner drives; this side reacts. Every request is checked and answered at once; the work is
+`contributing`'s. What a session was agreed on, what came, and what was drawn is in the job's journal before
+it is acknowledged: after a crash the session is rebuilt and goes on. Any request may come twice; one that
+comes again differently is a breach.
 
 Budget: reserved when an offer is accepted, committed before the first byte of a reply that depends on the
 data leaves, released if the job ends before that. The use is noted at the same moment, so that a job that
 ends later leaves a receipt in the consent ledger however it ends.
-
-Consent: asked for when the offer is accepted, and again when the analyst's points come if the ledger has
-grown since; a job has a deadline, so neither answer is used for long.
 """
 
 from __future__ import annotations
@@ -17,33 +15,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from clean_room.alignments import Alignment, AlignmentStore
-from clean_room.armour import armoured, unarmoured
-from clean_room.collaboration import Collaborations, PartnerPin
-from clean_room.conversations import Workshop, contribute
+from clean_room.admission import Admission, check_room
+from clean_room.alignments import AlignmentStore
+from clean_room.collaboration import Collaborations
+from clean_room.contributing import CHANGED, Contributing, shown
+from clean_room.countersigning import REPEATABLE, Countersigning, answer_to, kept_answer
 from clean_room.datasets import Catalogue
-from clean_room.errors import ConsentStale, Misuse, PeerViolation
+from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.group.pool import BlindingPool
-from clean_room.inputs import QueryInput, prepare, still_allowed
 from clean_room.jobs import Job, JobError, JobState, Role, Stage, concerns
-from clean_room.noise import NoiseSource, plan
-from clean_room.protocols.attestation import Attestation
-from clean_room.protocols.messages import Accept, Offer, Seal, chained
-from clean_room.protocols.terms import parse_terms
-from clean_room.questions import asked_of, read_commitment, terms_for
-from clean_room.receipts import Receipt, receipt_body
-from clean_room.rules import AGREED, Asked, MinimumInput
-from clean_room.sessions import Session, message_limit, read_offer, read_time
-from clean_room.storage import ReceiptRow, Store
-from clean_room.transport import Inbox, Manifest, Outbox
-from clean_room.uses import Uses, use_of
-from consent.encoding import canonical_json
-from privacy.budget import BudgetKey, BudgetLedger, Cost
+from clean_room.journal import Journals
+from clean_room.noise import NoiseSource
+from clean_room.sessions import MOST_ATTEMPTS, RESUMING, Offered, Session, read_offer
+from clean_room.storage import ApprovalRow, Store
+from clean_room.uses import Uses
+from privacy.budget import BudgetLedger
 from privacy.errors import BadInput, ComityError, Refused, Tampered
 from privacy.signing import SigningKey
 
@@ -51,15 +43,6 @@ if TYPE_CHECKING:
     from consent.gate import ConsentGate
 
 __all__ = ["ContributorDesk"]
-
-_MOST_SESSIONS = 32
-_MOST_SESSIONS_OF_ONE = 8
-# A grant may run out without an entry in the ledger; an answer of the gate is not relied on for longer.
-_CONSENT_FRESH = timedelta(minutes=1)
-
-
-class _Ended(Exception):
-    pass
 
 
 class ContributorDesk:
@@ -75,6 +58,7 @@ class ContributorDesk:
         budget: BudgetLedger,
         uses: Uses,
         alignments: AlignmentStore,
+        journals: Journals,
         identity: SigningKey,
         pool: BlindingPool,
         noise: NoiseSource,
@@ -83,71 +67,75 @@ class ContributorDesk:
         threads: int,
         silence: timedelta,
         allowance: timedelta,
+        approval_window: timedelta,
     ) -> None:
         self._store = store
-        self._collaborations = collaborations
-        self._catalogue = catalogue
-        self._gate = gate
         self._budget = budget
         self._uses = uses
         self._alignments = alignments
-        self._identity = identity
-        self._pool = pool
-        self._noise = noise
+        self._journals = journals
         self._clock = clock
-        self._random = random
         self._silence = silence
         self._allowance = allowance
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="contributor")
+        self._window = approval_window
+        self._admission = Admission(
+            collaborations=collaborations,
+            catalogue=catalogue,
+            budget=budget,
+            noise=noise,
+            journals=journals,
+            clock=clock,
+        )
+        self._work = Contributing(
+            store,
+            catalogue=catalogue,
+            gate=gate,
+            uses=uses,
+            identity=identity,
+            pool=pool,
+            noise=noise,
+            clock=clock,
+            random=random,
+            threads=threads,
+            end=self._end,
+        )
+        self._closing = Countersigning(
+            store, uses=uses, budget=budget, alignments=alignments, identity=identity, clock=clock
+        )
         self._sessions: dict[str, Session] = {}
+        self._answers: dict[str, datetime] = {}
         self._lock = threading.Lock()
+        self._offers = threading.Lock()
+        self._stopped = False
 
     # ── what the partner calls ──────────────────────────────────────────────────────────────────────────
 
     def offer(self, partner: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Check an offer against the agreement and the budget and start on it.
 
-        Raises `Refused` with the rule's code (the job is kept as rejected), `PeerViolation` for an offer
-        whose terms are not what query and agreement lead to.
+        An offer of a later attempt takes the place of the one before it, unless something that depends on
+        the data has left. Raises `Refused` with the rule's code (the job is kept as rejected),
+        `PeerViolation` for an offer whose terms are not what query and agreement lead to.
         """
-        job, query, raw = read_offer(document)
-        digest = hashlib.sha256(raw).hexdigest()
-        known = self._session(job)
-        if known is not None and known.pin.name == partner and known.offer_digest == digest:
-            return self.state(partner, job)
-        agreement = self._collaborations.agreement(query.collaboration)
-        pin = self._collaborations.partner(query.collaboration)
-        if pin.name != partner:
-            raise Refused("that collaboration is not with this partner.", code="not_authorised")
-        now = self._clock()
-        self._store.jobs.add(
-            Job(
-                id=job,
-                role=Role.CONTRIBUTOR,
-                query=query,
-                partner=partner,
-                principal=f"partner:{partner}"[:128],
-                state=JobState.SUBMITTED,
-                created_at=now.isoformat(),
-                updated_at=now.isoformat(),
-            )
-        )
-        try:
-            asked = asked_of(query, agreement, pin.key.to_text())
-            session = self._admit(job, asked, pin, raw, digest)
-        except ComityError as error:
-            state = JobState.REJECTED if isinstance(error, Refused) else JobState.FAILED
-            self._store.jobs.move(job, state, at=self._now(), error=_shown(error))
-            raise
-        self._store.jobs.move(job, JobState.STARTED, at=self._now(), reservation=session.reservation)
-        self._threads.submit(self._work, session, self._begin)
-        return self.state(partner, job)
+        offered = read_offer(document)
+        with self._offers:
+            self._serving()
+            known = self._session(offered.job)
+            if known is None or known.pin.name != partner:
+                self._offer_first(partner, offered)
+            elif not known.over:
+                self._offer_again(known, offered)
+            elif hashlib.sha256(offered.raw).hexdigest() != known.offer_digest:
+                raise Misuse("this job has ended here.", code="job_over")
+        return self.state(partner, offered.job)
 
     def state(self, partner: str, job: str) -> dict[str, Any]:
         """Where the job stands on this side; what replies are ready. Counts as a sign of life."""
+        self._serving()
         session = self._session(job)
         if session is not None:
             self._expire(session)
+            self._work.take_up(session)
         row = self._store.jobs.get(job)
         if row.role is not Role.CONTRIBUTOR or row.partner != partner:
             raise Misuse("no such job.", code="unknown_job")
@@ -161,6 +149,10 @@ class ContributorDesk:
                 session.last_contact = self._clock()
                 document["stage"] = session.stage.value
                 document["progress"] = round(session.progress, 4)
+                document["attempt"] = session.attempt
+                document["again"] = session.again
+                document["waits_for_consent"] = session.postponed is not None
+                document["expects"] = session.expects()
                 document["replies"] = {
                     str(step): outbox.manifest.document() for step, outbox in session.outboxes.items()
                 }
@@ -170,20 +162,19 @@ class ContributorDesk:
         """Take one chunk of a message."""
         session = self._running(partner, job)
         with self._violations(session), session.lock:
-            self._inbox(session, step).chunk(index, body)
+            session.inbox(step).chunk(index, body)
 
     def finish(self, partner: str, job: str, step: int, manifest: object) -> None:
         """The message is whole: check it and start on it."""
         session = self._running(partner, job)
         with self._violations(session), session.lock:
-            inbox = self._inbox(session, step)
-            payload = inbox.finish(Manifest.from_document(manifest, limit=inbox.limit))
+            payload = session.finish(step, manifest)
             if payload is None:
                 return
-            session.expected = step + 1
             if session.stage is Stage.INVITED:
-                self._reach(session, Stage.CONTRIBUTED)
-        self._threads.submit(self._work, session, lambda s: self._continue(s, step, payload))
+                session.stage = Stage.CONTRIBUTED
+                self._store.jobs.update(session.job, at=self._now(), stage=session.stage)
+        self._work.go_on(session, step, payload)
 
     def reply(self, partner: str, job: str, step: int, index: int) -> bytes:
         """One chunk of a reply. Before the first that depends on the data, the budget is charged for good."""
@@ -194,47 +185,26 @@ class ContributorDesk:
                 raise PeerViolation("a reply was asked for before it is there.")
             if step > 0 and not session.charged:
                 self._still_willing(session)
-                self._charge(session)
+                self._closing.charge(session)
             return outbox.chunk(index)
 
     def sign_off(self, partner: str, job: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the analyst's seal and half of the receipt, sign both, file the receipt and end the job."""
-        known = self._session(job)
-        if known is not None and known.answer is not None and known.pin.name == partner:
-            return known.answer
+        """Check the analyst's seal and half of the receipt, sign both, file the receipt and end the job.
+
+        The same request again gets the same answer, for a day.
+        """
+        session = self._session(job)
+        if session is None or session.over:
+            answer = self._answered(partner, job, document)
+            if answer is not None:
+                return answer
         session = self._running(partner, job)
         with self._violations(session), session.lock:
-            if session.answer is not None:
-                return session.answer
-            finished, commitment = session.finished, session.commitment
-            if finished is None or commitment is None or session.given is None:
-                raise PeerViolation("a job was signed off before it was done.")
-            receipt = Receipt.from_document(document.get("receipt"))
-            theirs = receipt.body.get("at")
-            at = read_time(theirs)
-            expected = receipt_body(
-                session.terms,
-                session.asked.query.kind,
-                analyst=session.offer.commitment,
-                contributor=commitment,
-                transcript=finished.state.transcript,
-                at=at,
-            )
-            if canonical_json(expected) != canonical_json(dict(receipt.body)):
-                raise PeerViolation("the receipt does not describe the run this node took part in.")
-            receipt.check_analyst(session.pin.key)
-            _, seal = finished.state.sealed(Seal.from_bytes(unarmoured(document.get("seal"), "the seal")))
-            signed = receipt.countersigned(self._identity)
-            if finished.rows is not None and finished.ids is not None:
-                dataset = session.asked.query.partner_dataset
-                self._alignments.save(Alignment(job, dataset, finished.rows, finished.ids))
-            self._charge(session)
-            self._file(session, signed)
-            session.answer = {
-                "seal": armoured(seal.to_bytes()),
-                "contributor_signature": signed.contributor_signature,
-                "budget_left": self._left(session.budget_key),
-            }
+            if session.over:  # another request with the same content was first
+                return self._answered(partner, job, document) or {}
+            signed, answer = self._closing.countersign(session, document)
+            session.journal.note("answer", kept_answer(document, answer, self._clock()))
+            self._answers[job] = self._clock() + REPEATABLE
             self._store.jobs.move(
                 job,
                 JobState.SUCCEEDED,
@@ -244,7 +214,8 @@ class ContributorDesk:
                 receipt_id=signed.id,
             )
             session.drop()
-            return session.answer
+            session.journal.empty(but="answer")
+            return answer
 
     def cancel(self, partner: str, job: str, document: Mapping[str, Any]) -> None:
         """The analyst gives up: because somebody cancelled, or because its side failed."""
@@ -253,6 +224,9 @@ class ContributorDesk:
             return
         if document.get("code") == "cancelled":
             self._end(session, JobState.CANCELLED, JobError("cancelled", "the analyst cancelled the query."))
+        elif document.get("code") == "timed_out":
+            error = JobError("timed_out", "the analyst's node has waited too long.", retryable=True)
+            self._end(session, JobState.TIMED_OUT, error)
         else:
             error = JobError("peer_failed", "the analyst's node could not go on with the query.")
             self._end(session, JobState.FAILED, error)
@@ -267,195 +241,241 @@ class ContributorDesk:
         self._end(session, JobState.CANCELLED, JobError("cancelled", "cancelled by the contributor."))
         return True
 
+    def approve(self, job: str, *, principal: str, reason: str = "") -> Job:
+        """A person lets a waiting query through; the analyst's node then begins it."""
+        session = self._awaiting(job)
+        with session.lock:
+            self._decide(job, "approved", principal, reason)
+            session.awaited, session.approved = False, True
+            session.keep()
+            self._store.jobs.move(job, JobState.SUBMITTED, at=self._now())
+        return self._store.jobs.get(job)
+
+    def reject(self, job: str, *, principal: str, reason: str) -> Job:
+        """A person refuses a waiting query; the analyst is shown the reason."""
+        session = self._awaiting(job)
+        with session.lock:
+            self._decide(job, "rejected", principal, reason)
+            detail = f"a person of the partner did not let the query through: {reason}"
+            self._end(session, JobState.REJECTED, JobError("not_approved", detail))
+        return self._store.jobs.get(job)
+
     def enforce(self, partner: str, purposes: Set[str]) -> int:
         """The partner's opt-outs reach these purposes: ask consent again before anything more leaves.
 
         Returns how many running contributions were told; whether anybody in them is concerned is not said.
         """
-        with self._lock:
-            sessions = [s for s in self._sessions.values() if s.pin.name == partner and not s.over]
+        sessions = [s for s in self._all() if s.pin.name == partner and not s.over]
         told = [s for s in sessions if concerns(s.asked.query, purposes)]
         for session in told:
             session.doubtful = True
         return len(told)
 
+    def restore(self) -> list[str]:
+        """After a restart: take up the sessions that were open. Returns the jobs that could not be.
+
+        Only to be called before anything else is.
+        """
+        rows = [row for row in self._store.jobs.unfinished() if row.role is Role.CONTRIBUTOR]
+        return [row.id for row in rows if not self._restored(row)]
+
+    def keep_answer(self, job: str) -> bool:
+        """After a restart: whether the journal of a job that is over holds an answer still to be kept."""
+        kept = self._journals.of(job).noted("answer")
+        if kept is None:
+            return False
+        self._answers[job] = datetime.fromisoformat(kept["until"])
+        return True
+
+    def holds(self, job: str) -> bool:
+        """Whether the job has a session that goes on."""
+        session = self._session(job)
+        return session is not None and not session.over
+
     def sweep(self) -> None:
         """End sessions that are silent or open for too long; forget those that ended long ago."""
         now = self._clock()
-        with self._lock:
-            sessions = list(self._sessions.values())
-        for session in sessions:
+        for session in self._all():
             self._expire(session)
-            if now - session.last_contact < self._silence:
-                continue
             if session.over:
-                with self._lock:
-                    self._sessions.pop(session.job, None)
-            else:
+                if now - session.last_contact >= self._silence:
+                    with self._lock:
+                        self._sessions.pop(session.job, None)
+                continue
+            self._work.take_up(session)
+            if not session.patient and now - session.last_contact >= self._silence:
                 error = JobError("timed_out", "the analyst's node has gone silent.", retryable=True)
                 self._end(session, JobState.TIMED_OUT, error)
+        for job in [job for job, until in list(self._answers.items()) if until <= now]:
+            self._journals.of(job).discard()
+            self._answers.pop(job, None)
 
     def close(self) -> None:
-        """End every session and wait for the threads."""
-        with self._lock:
-            sessions = list(self._sessions.values())
-        for session in sessions:
-            if not session.over:
-                self._end(
-                    session, JobState.FAILED, JobError("interrupted", "the node stopped.", retryable=True)
-                )
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Stop; what is open goes on when the node is started again."""
+        self._stopped = True
+        for session in self._all():
+            with session.lock:
+                session.drop()
+        self._work.close()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _admit(self, job: str, asked: Asked, pin: PartnerPin, raw: bytes, digest: str) -> Session:
-        AGREED.check(asked)
-        dataset = self._catalogue[asked.query.partner_dataset]
-        noise = plan(asked, self._noise)
-        terms = terms_for(asked, job, noise)
-        offer = Offer.from_bytes(raw)
-        if parse_terms(offer.terms) != terms:
-            raise PeerViolation("the terms offered are not what the query and the agreement lead to.")
-        read_commitment(offer.commitment.consent, purpose=terms.purpose)
-        # Sizes are padded, so this says no only to what is too little beyond doubt.
-        MinimumInput(asked.agreement.terms.minimum_input).check(sum(offer.commitment.sizes))
-        key = BudgetKey(dataset.lineage, pin.name, self._clock().strftime("%Y-%m"))
-        with self._lock:
-            running = [s.pin.name for s in self._sessions.values() if not s.over]
-            if len(running) >= _MOST_SESSIONS or running.count(pin.name) >= _MOST_SESSIONS_OF_ONE:
-                raise Refused("too many queries are running here.", code="too_many_jobs", advice="Try later.")
-        reservation = None
-        if noise.epsilon > 0:
-            reservation = self._budget.reserve(key, Cost(noise.epsilon, noise.delta), job=job)
-        session = Session(
-            job=job,
-            pin=pin,
-            asked=asked,
-            terms=terms,
-            plan=noise,
-            offer=offer,
-            offer_digest=digest,
-            budget_key=key,
-            reservation=reservation,
-            last_contact=self._clock(),
-            deadline=self._clock() + self._allowance,
+    def _offer_first(self, partner: str, offered: Offered) -> None:
+        if self._row(offered.job) is not None:
+            raise Misuse("a job of that id is already known here.", code="already_exists")
+        agreement, pin = self._admission.parties(partner, offered)
+        now = self._clock()
+        row = Job(
+            id=offered.job,
+            role=Role.CONTRIBUTOR,
+            query=offered.query,
+            partner=partner,
+            principal=f"partner:{partner}"[:128],
+            state=JobState.SUBMITTED,
+            created_at=now.isoformat(),
+            updated_at=now.isoformat(),
         )
-        with self._lock:
-            self._sessions[job] = session
-        return session
-
-    def _begin(self, session: Session) -> None:
-        query, agreement = session.asked.query, session.asked.agreement
-        column = None if query.column is None else session.asked.partners.column(query.column)
-        given = prepare(
-            self._catalogue[query.partner_dataset],
-            self._gate,
-            kind=query.key,
-            purpose=query.purpose,
-            also_for=query.also_for,
-            partner=session.pin.name,
-            profile=agreement.terms.key_profile,
-            dimensions=query.partner_dimensions,
-            segment=query.partner_segment,
-            column=column,
-        )
-        self._store.jobs.update(session.job, at=self._now(), input=given.counts.document())
-        MinimumInput(agreement.terms.minimum_input).check(given.size)
-        workshop = Workshop(
-            pool=self._pool,
-            random=self._random,
-            noise=self._noise,
-            attestation=Attestation(self._identity.sign, session.pin.key.verify),
-            progress=lambda done, of: self._tick(session, done / max(1, of)),
-        )
-        contribution = contribute(session.offer, session.terms, given, session.plan, workshop)
-        accept = next(contribution)[0]
-        with session.lock:
-            self._alive(session)
-            session.given = given
-            session.commitment = Accept.from_bytes(accept).commitment
-            session.contribution = contribution
-            session.outboxes[0] = Outbox(accept)
-            self._reach(session, Stage.INVITED)
-        next(contribution)
-
-    def _continue(self, session: Session, step: int, payload: bytes) -> None:
-        contribution, given = session.contribution, session.given
-        if contribution is None or given is None:
-            raise _Ended
-        if step == 1:
-            self._ask_again(session, given)
         try:
-            replies = contribution.send(payload)
-        except StopIteration as end:
-            session.finished = end.value
-            replies = end.value.replies
-        with session.lock:
-            self._alive(session)
-            for payload_out in replies:
-                if payload_out:
-                    session.transcript = chained(payload_out)
-                session.outboxes[max(session.outboxes) + 1] = Outbox(payload_out)
-            if session.stage is Stage.CONTRIBUTED:
-                self._reach(session, Stage.TRANSFORMED)
+            session = self._admission.session(agreement, pin, offered, deadline=now + self._allowance)
+            self._enter(session)
+        except ComityError as error:
+            state = JobState.REJECTED if isinstance(error, Refused) else JobState.FAILED
+            self._store.jobs.add(replace(row, state=state, error=shown(error)))
+            raise
+        if session.awaited:
+            session.deadline = now + self._window
+        # The journal first: a row that is there can be taken up again.
+        session.keep()
+        self._store.jobs.add(row)
+        try:
+            self._admission.reserve(session)
+        except ComityError as error:
+            self._end(session, JobState.REJECTED, shown(error))
+            raise
+        self._start(session)
+
+    def _offer_again(self, known: Session, offered: Offered) -> None:
+        with self._violations(known), known.lock:
+            if offered.attempt <= known.attempt:
+                same = hashlib.sha256(offered.raw).hexdigest() == known.offer_digest
+                if offered.attempt == known.attempt and not same:
+                    raise PeerViolation("an offer came twice, differently.")
+                return
+            if offered.query != known.asked.query or offered.attempt > MOST_ATTEMPTS:
+                raise PeerViolation("an attempt is for another query, or one too many.")
+            if known.charged:
+                raise ConsentStale(
+                    "consents changed after something had left.", rule=CHANGED, advice="Ask again."
+                )
+        began = known.approved and not known.begun
+        try:
+            session = self._admission.session(
+                *self._admission.parties(known.pin.name, offered),
+                offered,
+                deadline=self._clock() + self._allowance if began else known.deadline,
+                period=known.budget_key.period,
+            )
+        except ComityError as error:
+            state = JobState.REJECTED if isinstance(error, Refused) else JobState.FAILED
+            self._end(known, state, shown(error))
+            raise
+        with known.lock:
+            if known.over or known.charged:
+                raise Misuse("this job has ended here.", code="job_over")
+            known.drop()
+            known.part.discard()
+            session.reservation, session.stale_since = known.reservation, known.stale_since
+            session.awaited, session.approved = known.awaited, known.approved
+            with self._lock:
+                self._sessions[session.job] = session
+            self._start(session)
+
+    def _start(self, session: Session) -> None:
+        if session.awaited:
+            session.keep()
+            state = JobState.AWAITING_APPROVAL
+        else:
+            session.begun = True
+            session.keep()
+            state = JobState.STARTED
+        self._store.jobs.move(session.job, state, at=self._now(), reservation=session.reservation)
+        self._store.jobs.update(session.job, at=self._now(), stage=Stage.NONE)
+        if session.begun:
+            self._work.begin(session)
+
+    def _enter(self, session: Session) -> None:
+        """Take a place for the session; `TooManyJobs` if there is none."""
+        with self._lock:
+            check_room(session, self._sessions.values())
+            self._sessions[session.job] = session
+
+    def _restored(self, row: Job) -> bool:
+        """Take an open session up again, from its journal."""
+        kept = self._journals.of(row.id).noted("session")
+        if kept is None:
+            self._give_up(row, JobError("interrupted", "the node stopped while the job ran.", retryable=True))
+            return False
+        try:
+            offered = read_offer(kept["document"])
+            session = self._admission.session(
+                *self._admission.parties(kept["partner"], offered),
+                offered,
+                deadline=datetime.fromisoformat(kept["deadline"]),
+                period=kept["period"],
+            )
+            self._admission.reserve(session)
+        except ComityError as error:
+            self._give_up(row, shown(error))
+            return False
+        session.awaited, session.approved, session.begun = kept["awaited"], kept["approved"], kept["begun"]
+        session.charged = self._closing.was_charged(session)
+        with self._lock:
+            self._sessions[row.id] = session
+        if session.awaited:
+            self._store.jobs.move(row.id, JobState.AWAITING_APPROVAL, at=self._now())
+        elif not session.patient:
+            self._store.jobs.move(row.id, JobState.STARTED, at=self._now(), reservation=session.reservation)
+            self._work.resume(session)
+        return True
+
+    def _give_up(self, row: Job, error: JobError) -> None:
+        """End a job that has no session."""
+        for reservation in self._budget.pending():
+            if reservation.job == row.id:
+                self._budget.release(reservation.id)
+        self._uses.settle(row.id)
+        self._alignments.discard(row.id)
+        self._journals.of(row.id).discard()
+        self._store.jobs.move(row.id, JobState.FAILED, at=self._now(), error=error)
+
+    def _answered(self, partner: str, job: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What this very sign-off was answered before, if it was."""
+        row = self._row(job)
+        if row is None or row.partner != partner or row.role is not Role.CONTRIBUTOR:
+            return None
+        kept = self._journals.of(job).noted("answer")
+        return None if kept is None else answer_to(document, kept)
+
+    def _decide(self, job: str, decision: str, principal: str, reason: str) -> None:
+        if len(reason) > 500 or not reason.isprintable():
+            raise Misuse("a reason has at most 500 printable characters.", code="malformed_request")
+        row = ApprovalRow(job=job, decision=decision, principal=principal, reason=reason, at=self._now())
+        self._store.approvals.add(row)
+
+    def _awaiting(self, job: str) -> Session:
+        row = self._store.jobs.get(job)
+        session = self._session(job)
+        if row.role is not Role.CONTRIBUTOR or session is None or session.over or not session.awaited:
+            raise Misuse("that job does not wait for an approval.", code="wrong_state")
+        return session
 
     def _still_willing(self, session: Session) -> None:
         """Before the first byte that depends on the data leaves: has somebody in it opted out since?"""
-        if not session.doubtful or session.given is None:
-            return
         try:
-            self._ask_again(session, session.given)
-        except Refused as error:
-            self._end(session, JobState.REJECTED, _shown(error))
+            self._work.ask_again(session)
+        except ConsentStale as error:
+            session.again = session.again or error.rule == CHANGED
             raise
-
-    def _ask_again(self, session: Session, given: QueryInput) -> None:
-        evidence, query = given.evidence, session.asked.query
-        recent = self._clock() - evidence.checked_at < _CONSENT_FRESH
-        if recent and not session.doubtful and not self._uses.moved_since(evidence.log_size):
-            return
-        session.doubtful = False
-        purposes = (query.purpose, *query.also_for)
-        if not still_allowed(given, self._gate, kind=query.key, purposes=purposes, partner=session.pin.name):
-            raise ConsentStale("consents changed while the query was under way.", advice="Ask again.")
-
-    def _work(self, session: Session, step: Callable[[Session], None]) -> None:
-        try:
-            with session.working:
-                if not session.over:
-                    step(session)
-        except _Ended:
-            pass
-        except Refused as error:
-            self._end(session, JobState.REJECTED, _shown(error))
-        except ComityError as error:
-            self._end(session, JobState.FAILED, _shown(error))
-        except Exception as error:  # whatever it is, the job must end and its budget come back
-            detail = f"an unexpected {type(error).__name__} ended the job."
-            self._end(session, JobState.FAILED, JobError("internal_error", detail))
-
-    def _tick(self, session: Session, part: float) -> None:
-        self._alive(session)
-        session.progress = part
-
-    def _alive(self, session: Session) -> None:
-        if session.over:
-            raise _Ended
-
-    def _reach(self, session: Session, stage: Stage) -> None:
-        session.stage = stage
-        self._store.jobs.update(session.job, at=self._now(), stage=stage)
-
-    def _charge(self, session: Session) -> None:
-        if session.charged:
-            return
-        if session.given is not None:
-            at, transcript = self._clock(), session.transcript
-            use = use_of(session.asked.query, session.job, session.given, transcript=transcript, at=at)
-            self._uses.begin(use, session.given.members)
-        if session.reservation is not None:
-            self._budget.commit(session.reservation)
-        session.charged = True
 
     def _end(self, session: Session, state: JobState, error: JobError) -> None:
         with session.lock:
@@ -466,44 +486,21 @@ class ContributorDesk:
             if session.charged:
                 with contextlib.suppress(ComityError):  # then it is settled at the next start
                     self._uses.settle(session.job)
-            self._store.jobs.move(session.job, state, at=self._now(), error=error)
+            else:
+                self._uses.drop(session.job)
+            self._alignments.discard(session.job)
             session.drop()
+            session.journal.discard()
+            self._store.jobs.move(session.job, state, at=self._now(), error=error)
 
     def _expire(self, session: Session) -> None:
         if not session.over and self._clock() > session.deadline:
-            error = JobError("timed_out", "the query was open longer than allowed.", retryable=True)
+            waited = "nobody let the query through in time." if session.patient else None
+            error = JobError("timed_out", waited or "the query was open longer than allowed.", retryable=True)
             self._end(session, JobState.TIMED_OUT, error)
 
-    def _file(self, session: Session, receipt: Receipt) -> None:
-        query = session.asked.query
-        row = ReceiptRow(
-            id=receipt.id,
-            job=session.job,
-            kind=query.kind,
-            collaboration=query.collaboration,
-            document=receipt.document(),
-            created_at=self._now(),
-        )
-        if session.given is not None and session.finished is not None:
-            transcript, at = session.finished.state.transcript, self._clock()
-            use = use_of(query, session.job, session.given, transcript=transcript, at=at, id=receipt.id)
-            self._uses.record(use, session.given.members)
-        self._store.receipts.add(row)
-
-    def _left(self, key: BudgetKey) -> float | None:
-        for status in self._budget.status(key.lineage):
-            if status.key == key:
-                return status.remaining.epsilon
-        return None
-
-    def _inbox(self, session: Session, step: int) -> Inbox:
-        if step < session.expected and step in session.inboxes:
-            return session.inboxes[step]
-        if step != session.expected or session.contribution is None:
-            raise PeerViolation("a message came out of turn.")
-        return session.inboxes.setdefault(step, Inbox(message_limit(session, step)))
-
     def _running(self, partner: str, job: str) -> Session:
+        self._serving()
         session = self._session(job)
         if session is None or session.pin.name != partner:
             row = self._store.jobs.get(job)
@@ -514,33 +511,36 @@ class ContributorDesk:
         if session.over:
             raise Misuse("this job has ended here.", code="job_over")
         session.last_contact = self._clock()
+        if session.resuming:
+            raise PeerUnreachable("this node is taking the job up again after a restart.", code=RESUMING)
         return session
+
+    def _serving(self) -> None:
+        if self._stopped:
+            raise PeerUnreachable("this node is stopping.", code="stopping")
+
+    def _row(self, job: str) -> Job | None:
+        try:
+            return self._store.jobs.get(job)
+        except Misuse:
+            return None
 
     def _session(self, job: str) -> Session | None:
         with self._lock:
             return self._sessions.get(job)
 
-    def _violations(self, session: Session) -> _FailOnViolation:
-        return _FailOnViolation(self, session)
+    def _all(self) -> list[Session]:
+        with self._lock:
+            return list(self._sessions.values())
+
+    @contextmanager
+    def _violations(self, session: Session) -> Iterator[None]:
+        """A partner that breaks the protocol ends its job here; the error goes back to it as well."""
+        try:
+            yield
+        except (PeerViolation, Tampered, BadInput) as error:
+            self._end(session, JobState.FAILED, shown(error))
+            raise
 
     def _now(self) -> str:
         return self._clock().isoformat()
-
-
-class _FailOnViolation:
-    """A partner that breaks the protocol ends its job here; the error goes back to it as well."""
-
-    def __init__(self, desk: ContributorDesk, session: Session) -> None:
-        self._desk = desk
-        self._session = session
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PeerViolation | Tampered | BadInput):
-            self._desk._end(self._session, JobState.FAILED, _shown(error))
-
-
-def _shown(error: ComityError) -> JobError:
-    return JobError(error.code, error.detail, error.advice, error.retryable)

@@ -8,7 +8,8 @@ ComityError
 │   ├── BudgetExhausted
 │   ├── InputBelowMinimum   too few people went in, on either side
 │   ├── ProfileMismatch     the partners normalise identifiers differently
-│   └── BoundsExceeded      a sum could leave the range in which it is exact
+│   ├── BoundsExceeded      a sum could leave the range in which it is exact
+│   └── TooManyJobs         as many queries as are taken on at a time are under way
 ├── PeerViolation
 ├── PeerUnreachable
 ├── Tampered
@@ -46,6 +47,7 @@ __all__ = [
     "Refused",
     "StorageError",
     "Tampered",
+    "TooManyJobs",
 ]
 
 
@@ -77,3 +79,10 @@ class BoundsExceeded(Refused):
     """Rows times clip bound could leave the range in which the encrypted sum is exact."""
 
     code = "bounds_exceeded"
+
+
+class TooManyJobs(Refused):
+    """As many queries as are taken on at a time are under way; the same question may be asked later."""
+
+    code = "too_many_jobs"
+    retryable = True

@@ -1,11 +1,13 @@
 """The clean room of one node: submit queries, follow them, answer partners, look things up.
 
-Everything it works with is handed in; nothing is read from configuration or the clock. `start` marks what
-a crash left behind as failed and begins to work; `close` ends everything in order.
+Everything it works with is handed in; nothing is read from configuration or the clock. `start` takes up
+what was under way when the node stopped, in order or not, and begins to work; `close` leaves it to be taken
+up again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import uuid
@@ -19,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from clean_room.alignments import Alignment, AlignmentStore
-from clean_room.budgets import AgreedLimits
+from clean_room.budgets import Accounts, AgreedLimits
 from clean_room.collaboration import Collaborations
 from clean_room.contributor import ContributorDesk
 from clean_room.datasets import Catalogue
+from clean_room.errors import TooManyJobs
 from clean_room.group.pool import BlindingPool
 from clean_room.http import HttpJobTransport
 from clean_room.jobs import Job, JobError, JobState, Query, Role
+from clean_room.journal import Journals
 from clean_room.noise import DrawnNoise, NoiseSource
 from clean_room.preview import preview
 from clean_room.questions import asked_of
@@ -53,8 +57,10 @@ class Settings:
     """How the node works its jobs.
 
     `threads` analyst jobs and as many contributions at a time; `poll_seconds` between looks at a partner;
-    `silence_seconds` after which a contribution whose analyst says nothing is given up; `job_seconds` a job
-    may take in all; `attempts` of a request to an unreachable partner, `pause_seconds` (doubling) between.
+    `silence_seconds` after which a partner that says nothing is given up; `job_seconds` a job may take in
+    all; `attempts` of a request to an unreachable partner, `pause_seconds` (doubling) between. A query that
+    waits for a person of the partner waits `approval_days`, and the partner is asked every
+    `approval_poll_seconds`. `most_open` queries of one principal may be under way or queued.
     """
 
     threads: int = 2
@@ -64,6 +70,9 @@ class Settings:
     attempts: int = 4
     pause_seconds: float = 0.25
     sweep_seconds: float = 1.0
+    approval_days: float = 7.0
+    approval_poll_seconds: float = 10.0
+    most_open: int = 100
 
 
 class CleanRoom:
@@ -95,7 +104,9 @@ class CleanRoom:
         self.collaborations = collaborations
         self.catalogue = catalogue
         # The month's ε of the agreement holds beside the node's own limit, atomically: same ledger, same row.
-        self.budget = replace(budget, limits=AgreedLimits(collaborations, budget))
+        self.accounts = Accounts(engine, budget)
+        limits = AgreedLimits(collaborations, budget, self.accounts)
+        self.budget = replace(budget, limits=limits)
         self._store = Store(engine)
         self._identity = identity
         self._clock = clock
@@ -103,8 +114,10 @@ class CleanRoom:
         self._noise = noise or DrawnNoise()
         self._alignments = AlignmentStore(artefacts, keyring)
         self._uses = Uses(uses, artefacts, keyring)
+        self._journals = Journals(artefacts / "journal", keyring)
         self._cancels: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
+        self._submitting = threading.Lock()
         self._stopping = threading.Event()
         self._sweeper: threading.Thread | None = None
         self._analysts = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="analyst")
@@ -115,13 +128,18 @@ class CleanRoom:
             gate=gate,
             uses=self._uses,
             alignments=self._alignments,
+            journals=self._journals,
             identity=identity,
             pool=pool,
             noise=self._noise,
             transport=transport or self._http,
             clock=clock,
             random=random,
+            stopping=self._stopping,
             poll_seconds=self.settings.poll_seconds,
+            silence=timedelta(seconds=self.settings.silence_seconds),
+            allowance=timedelta(seconds=self.settings.job_seconds),
+            approval_window=timedelta(days=self.settings.approval_days),
         )
         self.contributor = ContributorDesk(
             self._store,
@@ -131,6 +149,7 @@ class CleanRoom:
             budget=self.budget,
             uses=self._uses,
             alignments=self._alignments,
+            journals=self._journals,
             identity=identity,
             pool=pool,
             noise=self._noise,
@@ -139,37 +158,61 @@ class CleanRoom:
             threads=self.settings.threads,
             silence=timedelta(seconds=self.settings.silence_seconds),
             allowance=timedelta(seconds=self.settings.job_seconds),
+            approval_window=timedelta(days=self.settings.approval_days),
         )
+        self._asked_for_decisions = clock()
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Clean up after a crash, then begin to watch for silent partners."""
+        """Take up what was under way, then begin to watch for silent partners and for decisions."""
         self.recover()
         if self._sweeper is None:
             self._sweeper = threading.Thread(target=self._sweep, name="clean-room-sweep", daemon=True)
             self._sweeper.start()
 
     def recover(self) -> list[str]:
-        """End jobs a crash left unfinished: failed (`interrupted`), reservation released, artefacts removed,
-        uses begun recorded.
+        """Take up the jobs of both roles that a crash, or a stop, left unfinished.
 
-        Returns their ids. Only to be called while nothing runs.
+        What has no journal is ended as failed (`interrupted`): its reservation is released, its artefacts are
+        removed, a use that was begun is recorded. Returns the ids of those. Only to be called while nothing
+        runs.
         """
-        error = JobError("interrupted", "the node stopped while the job ran.", "Ask again.", retryable=True)
-        self._uses.settle_all()
-        ended = []
-        pending = {reservation.job: reservation.id for reservation in self.budget.pending()}
+        ended = self.contributor.restore()
+        going_on = []
         for job in self._store.jobs.unfinished():
-            if job.role is Role.CONTRIBUTOR and job.id in pending:
-                self.budget.release(pending[job.id])
-            self._alignments.discard(job.id)
-            if self._store.jobs.move(job.id, JobState.FAILED, at=self._now(), error=error):
-                ended.append(job.id)
+            if job.role is not Role.ANALYST:
+                going_on.append(job.id)
+            elif job.state is JobState.SUBMITTED or self._journals.of(job.id).noted("run") is not None:
+                going_on.append(job.id)
+                if job.state is not JobState.AWAITING_APPROVAL:
+                    self._take_on(job)
+            else:
+                self._alignments.discard(job.id)
+                detail = "the node stopped while the job ran."
+                error = JobError("interrupted", detail, "Ask again.", retryable=True)
+                if self._store.jobs.move(job.id, JobState.FAILED, at=self._now(), error=error):
+                    ended.append(job.id)
+        self._uses.settle_all(but=going_on)
+        for job_id in set(self._journals.jobs()).difference(going_on):
+            if not self.contributor.keep_answer(job_id):
+                self._journals.of(job_id).discard()
         return ended
 
+    def sweep(self) -> None:
+        """One round of what is watched for: silent partners, decisions of people."""
+        self.contributor.sweep()
+        now = self._clock()
+        if now - self._asked_for_decisions < timedelta(seconds=self.settings.approval_poll_seconds):
+            return
+        self._asked_for_decisions = now
+        for job in self._store.jobs.unfinished():
+            waits = job.role is Role.ANALYST and job.state is JobState.AWAITING_APPROVAL
+            if waits and self._idle(job.id) and self._runner.decided(job):
+                self._take_on(job)
+
     def close(self) -> None:
-        """Stop working: running jobs end as failed (`interrupted` for partners), threads are waited for."""
+        """Stop working and wait for the threads; what is under way goes on at the next start."""
         self._stopping.set()
         with self._lock:
             for cancel in self._cancels.values():
@@ -206,17 +249,17 @@ class CleanRoom:
             updated_at=now,
         )
         digest = hashlib.sha256(canonical_json(query.document())).hexdigest()
-        cancel = threading.Event()
-        with self._lock:
+        with self._submitting:
             if self._stopping.is_set():
                 raise Misuse("the node is stopping.", code="stopping")
-            self._cancels[job.id] = cancel
-        kept = self._store.jobs.add(job, idempotency_key=idempotency_key, digest=digest)
-        if kept.id != job.id:
-            with self._lock:
-                self._cancels.pop(job.id)
-            return kept
-        self._analysts.submit(self._run, job, cancel)
+            known = idempotency_key is not None and self._store.jobs.made_by(principal, idempotency_key)
+            if not known and self._store.jobs.open_of(principal) >= self.settings.most_open:
+                raise TooManyJobs(
+                    "as many queries as may be under way at a time are.", advice="Wait for one to end."
+                )
+            kept = self._store.jobs.add(job, idempotency_key=idempotency_key, digest=digest)
+        if kept.id == job.id:
+            self._take_on(job)
         return kept
 
     def preview(self, query: Query) -> dict[str, Any]:
@@ -249,7 +292,17 @@ class CleanRoom:
         if cancel is not None:
             cancel.set()
         self._store.jobs.move(job, JobState.CANCELLING, at=self._now())
+        if cancel is None:  # it waits for a person: the partner is told, and the wait ends
+            self._take_on(self._store.jobs.get(job))
         return self._store.jobs.get(job)
+
+    def approve(self, job: str, *, principal: str, reason: str = "") -> Job:
+        """Let a partner's query through that waits for a person of this node, else `Misuse(wrong_state)`."""
+        return self.contributor.approve(job, principal=principal, reason=reason)
+
+    def reject(self, job: str, *, principal: str, reason: str) -> Job:
+        """Refuse a partner's query that waits for a person of this node; the analyst is shown the reason."""
+        return self.contributor.reject(job, principal=principal, reason=reason)
 
     def alignment(self, job: str) -> Alignment:
         """The shared rows of a finished align job, of either role."""
@@ -307,14 +360,22 @@ class CleanRoom:
             if job.query.collaboration == collaboration:
                 self.cancel(job.id)
 
+    def _take_on(self, job: Job) -> None:
+        """Have a thread run the job, unless one does."""
+        cancel = threading.Event()
+        with self._lock:
+            if self._stopping.is_set() or job.id in self._cancels:
+                return
+            self._cancels[job.id] = cancel
+            self._analysts.submit(self._run, job, cancel)
+
+    def _idle(self, job: str) -> bool:
+        with self._lock:
+            return job not in self._cancels
+
     def _run(self, job: Job, cancel: threading.Event) -> None:
         try:
-            if cancel.is_set() and not self._stopping.is_set():
-                error = JobError("cancelled", "cancelled by the analyst.")
-                self._store.jobs.move(job.id, JobState.CANCELLED, at=self._now(), error=error)
-                return
-            deadline = self._clock() + timedelta(seconds=self.settings.job_seconds)
-            self._runner.run(job, cancel, deadline)
+            self._runner.run(job, cancel)
         finally:
             with self._lock:
                 self._cancels.pop(job.id, None)
@@ -323,7 +384,8 @@ class CleanRoom:
         # The noise library takes seconds to load: better now than in front of a waiting partner.
         self._noise.sums(1.0, 1)
         while not self._stopping.wait(self.settings.sweep_seconds):
-            self.contributor.sweep()
+            with contextlib.suppress(ComityError):  # such as a database that is away: there is a next round
+                self.sweep()
 
     def _http(self, collaboration: str) -> JobTransport:
         return HttpJobTransport(

@@ -351,7 +351,7 @@ def make_node(
         random=os.urandom,
     )
     ledger.pair_keys = collaborations
-    settings = Settings(poll_seconds=0.02, attempts=2, pause_seconds=0.01, silence_seconds=60, threads=2)
+    settings = Settings(poll_seconds=0.02, attempts=2, pause_seconds=0.01, silence_seconds=1, threads=2)
     service = CleanRoom(
         engine,
         collaborations=collaborations,

@@ -1,0 +1,124 @@
+"""Which offers a contributor lets in: the agreement, the rules, the terms, how many at a time, the budget."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from clean_room.agreements import Agreement
+from clean_room.collaboration import Collaborations, PartnerPin
+from clean_room.datasets import Catalogue
+from clean_room.errors import PeerViolation, TooManyJobs
+from clean_room.journal import Journals
+from clean_room.noise import NoiseSource, plan
+from clean_room.protocols.messages import Offer
+from clean_room.protocols.terms import parse_terms
+from clean_room.questions import asked_of, read_commitment, terms_for
+from clean_room.rules import AGREED, MinimumInput
+from clean_room.sessions import Offered, Session
+from privacy.budget import BudgetKey, BudgetLedger, Cost
+from privacy.errors import Refused
+
+__all__ = ["Admission", "check_room"]
+
+_MOST_SESSIONS = 32
+_MOST_SESSIONS_OF_ONE = 8
+_MOST_WAITING_OF_ONE = 32
+
+
+class Admission:
+    """Makes sessions of offers. What it decides follows from the offer, the agreement and the budget alone,
+    so that after a restart an offer let in before is let in again."""
+
+    def __init__(
+        self,
+        *,
+        collaborations: Collaborations,
+        catalogue: Catalogue,
+        budget: BudgetLedger,
+        noise: NoiseSource,
+        journals: Journals,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._collaborations = collaborations
+        self._catalogue = catalogue
+        self._budget = budget
+        self._noise = noise
+        self._journals = journals
+        self._clock = clock
+
+    def parties(self, partner: str, offered: Offered) -> tuple[Agreement, PartnerPin]:
+        """The agreement an offer is under, and who sent it. Refused if it is not with this partner."""
+        agreement = self._collaborations.agreement(offered.query.collaboration)
+        pin = self._collaborations.partner(offered.query.collaboration)
+        if pin.name != partner:
+            raise Refused("that collaboration is not with this partner.", code="not_authorised")
+        return agreement, pin
+
+    def session(
+        self,
+        agreement: Agreement,
+        pin: PartnerPin,
+        offered: Offered,
+        *,
+        deadline: datetime,
+        period: str | None = None,
+    ) -> Session:
+        """The session of an offer that the rules allow; nothing is reserved or written yet.
+
+        `period` is the month charged, by default this one. Refused, or PeerViolation for terms that are not
+        what query and agreement lead to.
+        """
+        asked = asked_of(offered.query, agreement, pin.key.to_text())
+        AGREED.check(asked)
+        dataset = self._catalogue[asked.query.partner_dataset]
+        noise = plan(asked, self._noise)
+        terms = terms_for(asked, offered.job, noise)
+        offer = Offer.from_bytes(offered.raw)
+        if parse_terms(offer.terms) != terms:
+            raise PeerViolation("the terms offered are not what the query and the agreement lead to.")
+        read_commitment(offer.commitment.consent, purpose=terms.purpose)
+        # Sizes are padded, so this says no only to what is too little beyond doubt.
+        MinimumInput(agreement.terms.minimum_input).check(sum(offer.commitment.sizes))
+        now = self._clock()
+        journal = self._journals.of(offered.job)
+        return Session(
+            job=offered.job,
+            attempt=offered.attempt,
+            pin=pin,
+            asked=asked,
+            terms=terms,
+            plan=noise,
+            offer=offer,
+            offer_digest=hashlib.sha256(offered.raw).hexdigest(),
+            budget_key=BudgetKey(dataset.lineage, pin.name, period or now.strftime("%Y-%m")),
+            last_contact=now,
+            deadline=deadline,
+            journal=journal,
+            part=journal.part(offered.attempt),
+            document=offered.document,
+            awaited=agreement.terms.approval == "person",
+        )
+
+    def reserve(self, session: Session) -> None:
+        """Set the session's cost aside; the same job is charged once however often this is called.
+
+        Raises `BudgetExhausted`.
+        """
+        if session.plan.epsilon > 0:
+            cost = Cost(session.plan.epsilon, session.plan.delta)
+            session.reservation = self._budget.reserve(session.budget_key, cost, job=session.job)
+
+
+def check_room(session: Session, running: Iterable[Session]) -> None:
+    """Raises `TooManyJobs` if there is no room for one more beside those."""
+    others = [s for s in running if not s.over]
+    if session.awaited:
+        waiting = sum(s.awaited and s.pin.name == session.pin.name for s in others)
+        full = waiting >= _MOST_WAITING_OF_ONE
+    else:
+        busy = [s.pin.name for s in others if not s.awaited]
+        full = len(busy) >= _MOST_SESSIONS or busy.count(session.pin.name) >= _MOST_SESSIONS_OF_ONE
+    if full:
+        raise TooManyJobs("too many queries are running here.", advice="Try later.")

@@ -1,0 +1,375 @@
+"""One attempt at a query as the analyst: from reading data to the filed receipt.
+
+Nothing leaves this node before its own rules hold. Consent is asked for when the input is read, again
+before the own points leave, and again before the partner's answer, which counts as a use, is fetched: who
+opted out by then is not in the result, because the job begins anew without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from clean_room.alignments import Alignment, AlignmentStore
+from clean_room.armour import armoured, unarmoured
+from clean_room.collaboration import Collaborations
+from clean_room.contributing import CHANGED
+from clean_room.conversations import Outcome, Workshop, inquire
+from clean_room.correspondence import BeginAnew, Correspondence
+from clean_room.datasets import Catalogue
+from clean_room.errors import ConsentStale, Misuse
+from clean_room.group.pool import BlindingPool
+from clean_room.input_records import read_input, write_input
+from clean_room.inputs import QueryInput, prepare, still_allowed
+from clean_room.jobs import Job, JobState, Stage
+from clean_room.journal import Journal
+from clean_room.kept_pool import KeptPool
+from clean_room.noise import NoiseSource, plan
+from clean_room.protocols.attestation import Attestation
+from clean_room.protocols.messages import Accept, Offer, Seal, chained
+from clean_room.protocols.terms import Terms
+from clean_room.questions import asked_of, read_commitment, terms_for
+from clean_room.receipts import Receipt, receipt_body
+from clean_room.results import released
+from clean_room.rules import AGREED, Asked, MinimumInput
+from clean_room.sessions import patience
+from clean_room.storage import ReceiptRow, Store
+from clean_room.transport import JobTransport
+from clean_room.uses import Uses, use_of
+from consent.encoding import canonical_json, parse_json
+from privacy.signing import PublicKey, SigningKey
+
+if TYPE_CHECKING:
+    from consent.gate import ConsentGate
+
+__all__ = ["Asking", "Attempt"]
+
+_MOST_RECEIPT = 1 << 20
+_STALE_PAUSE = 0.5
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One job while it runs. `part` is the journal of this attempt; `pause` and `alive` raise when the job is
+    to stop; `remember` writes down where it stands."""
+
+    job: Job
+    transport: JobTransport = field(repr=False)
+    partner: str
+    number: int
+    deadline: datetime
+    pause: Callable[[float], None] = field(repr=False)
+    alive: Callable[[], None] = field(repr=False)
+    part: Journal = field(init=False, repr=False)
+    remember: Callable[[], None] = field(init=False, repr=False)
+    resumed: bool = False
+    offered: bool = False
+    parked: str | None = None
+    doubtful: threading.Event = field(default_factory=threading.Event, repr=False)
+    asked_size: int = 0
+    stage: Stage = Stage.NONE
+    base: float = 0.0
+    span: float = 0.0
+    shown: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What an attempt has to do with, once it knows."""
+
+    line: Correspondence = field(repr=False)
+    terms: Terms
+    given: QueryInput = field(repr=False)
+    minimum: int
+
+
+class Asking:
+    """Drives an inquiry over a transport."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        collaborations: Collaborations,
+        catalogue: Catalogue,
+        gate: ConsentGate,
+        uses: Uses,
+        alignments: AlignmentStore,
+        identity: SigningKey,
+        pool: BlindingPool,
+        noise: NoiseSource,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        poll_seconds: float,
+        silence: timedelta,
+    ) -> None:
+        self._store = store
+        self._collaborations = collaborations
+        self._catalogue = catalogue
+        self._gate = gate
+        self._uses = uses
+        self._alignments = alignments
+        self._identity = identity
+        self._pool = pool
+        self._noise = noise
+        self._clock = clock
+        self._random = random
+        self._poll = poll_seconds
+        self._silence = silence
+
+    def drive(self, attempt: Attempt) -> None:
+        """Take the attempt to the job's success. Raises whatever ends it otherwise, `BeginAnew` included."""
+        query = attempt.job.query
+        agreement = self._collaborations.agreement(query.collaboration)
+        pin = self._collaborations.partner(query.collaboration)
+        asked = asked_of(query, agreement, self._identity.public.to_text())
+        AGREED.check(asked)
+        spending = plan(asked, self._noise)
+        terms = terms_for(asked, attempt.job.id, spending)
+        self._phase(attempt, 0.0, 0.1)
+        given = self._input(attempt, asked)
+        MinimumInput(agreement.terms.minimum_input).check(given.size)
+        line = Correspondence(
+            attempt.transport,
+            attempt.job.id,
+            attempt.number,
+            attempt.part,
+            wait=attempt.pause,
+            waiting=lambda away: self._waiting(attempt, away),
+            clock=self._clock,
+            silence=self._silence,
+            lease=agreement.terms.lease,
+            poll_seconds=self._poll,
+        )
+        course = _Course(line, terms, given, agreement.terms.minimum_input)
+        outcome = self._converse(attempt, course, pin.key)
+        read_commitment(outcome.theirs.consent, purpose=query.purpose)
+        result = released(outcome, asked, terms, spending, [len(cell) for cell in given.people])
+        self._sign_off(attempt, course, outcome, result)
+
+    def _input(self, attempt: Attempt, asked: Asked) -> QueryInput:
+        """Who goes in: the same people when the attempt is taken up again."""
+        kept = attempt.part.load("input")
+        given = read_input(kept) if kept is not None else self._prepared(attempt, asked)
+        if kept is None:
+            attempt.part.save("input", write_input(given))
+        attempt.asked_size = given.evidence.log_size
+        self._update(attempt, input=given.counts.document())
+        return given
+
+    def _prepared(self, attempt: Attempt, asked: Asked) -> QueryInput:
+        """Read the data; wait for a while if the partner's opt-outs have not been heard of in time."""
+        query, terms = asked.query, asked.agreement.terms
+        since = self._clock()
+        while True:
+            try:
+                return prepare(
+                    self._catalogue[query.dataset],
+                    self._gate,
+                    kind=query.key,
+                    purpose=query.purpose,
+                    also_for=query.also_for,
+                    partner=attempt.partner,
+                    profile=terms.key_profile,
+                    dimensions=query.dimensions,
+                    segment=query.segment,
+                )
+            except ConsentStale as error:
+                self._wait_for_consent(attempt, error, since, terms.lease)
+
+    def _wait_for_consent(
+        self, attempt: Attempt, error: ConsentStale, since: datetime, lease: timedelta | None
+    ) -> None:
+        if error.rule != "lease" or self._clock() - since >= patience(lease):
+            raise error
+        self._update(attempt, stage=Stage.CONSENT_STALE)
+        attempt.pause(min(_STALE_PAUSE, max(self._poll, 0.01)))
+        self._update(attempt, stage=attempt.stage)
+
+    def _converse(self, attempt: Attempt, course: _Course, partner: PublicKey) -> Outcome:
+        line, terms, given = course.line, course.terms, course.given
+        workshop = Workshop(
+            pool=KeptPool(self._pool, attempt.part),
+            random=attempt.part.random(self._random),
+            noise=self._noise,
+            attestation=Attestation(self._identity.sign, partner.verify),
+            progress=lambda done, of: self._tick(attempt, done / max(1, of)),
+            keep=attempt.part,
+        )
+        inquiry = inquire(terms, given, workshop)
+        first = next(inquiry)
+        if first is None:
+            raise Misuse("an inquiry begins with an offer.", code="illegal_step")
+        offer, accept = Offer.from_bytes(first), None
+        attempt.alive()
+        if not attempt.offered:
+            attempt.offered = True
+            attempt.remember()
+        line.offer({"query": attempt.job.query.document(), "offer": armoured(first)})
+        sent = replies = 0
+        while True:
+            reply = line.reply(
+                replies, terms, offer, accept, lambda n=replies: self._before_answer(attempt, given, n)
+            )
+            if replies == 0:
+                accept = Accept.from_bytes(reply)
+                MinimumInput(course.minimum).check(sum(accept.commitment.sizes))
+                self._reach(attempt, Stage.INVITED)
+            elif replies == 1:
+                self._reach(attempt, Stage.TRANSFORMED)
+            # Own hashing and blinding comes after the first reply, blinding the partner's after the second.
+            self._phase(attempt, *((0.1, 0.35), (0.6, 0.3), (0.9, 0.05), (0.95, 0.02))[min(replies, 3)])
+            replies += 1
+            try:
+                message = inquiry.send(reply)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            attempt.alive()
+            if message is not None:
+                sent += 1
+                # Once the partner's answer is here, only what is sent beyond it can still be held back.
+                answered = attempt.part.noted("reply-1") is not None
+                if sent > 1 or not answered:
+                    self._ask_again(attempt, given, moved=sent == 1 or attempt.resumed, late=answered)
+                if sent == 2:
+                    # What follows the points depends on the join; for `align` it tells whom both know.
+                    self._begin_use(attempt, given, chained(message))
+                line.send(sent, message)
+                if sent == 1:
+                    self._reach(attempt, Stage.CONTRIBUTED)
+
+    def _before_answer(self, attempt: Attempt, given: QueryInput, number: int) -> None:
+        if number == 1:
+            self._ask_again(attempt, given, moved=True, late=False)
+
+    def _ask_again(self, attempt: Attempt, given: QueryInput, *, moved: bool, late: bool) -> None:
+        """Has somebody in the input opted out since it was asked last, here or at the partner?
+
+        With `moved` the answer of before counts no more if the ledger has grown since. Raises `BeginAnew`,
+        or, when it is `late` because the partner's answer has come, ConsentStale.
+        """
+        size = self._uses.size()
+        if not (attempt.doubtful.is_set() or (moved and size != attempt.asked_size)):
+            return
+        attempt.doubtful.clear()
+        query, since = attempt.job.query, self._clock()
+        purposes = (query.purpose, *query.also_for)
+        lease = self._collaborations.agreement(query.collaboration).terms.lease
+        while True:
+            try:
+                allowed = still_allowed(
+                    given, self._gate, kind=query.key, purposes=purposes, partner=attempt.partner
+                )
+                break
+            except ConsentStale as error:
+                self._wait_for_consent(attempt, error, since, lease)
+        if allowed:
+            attempt.asked_size = size
+        elif late:
+            raise ConsentStale(
+                "consents changed while the query was under way.", rule=CHANGED, advice="Ask again."
+            )
+        else:
+            raise BeginAnew
+
+    def _sign_off(self, attempt: Attempt, course: _Course, outcome: Outcome, result: dict[str, Any]) -> None:
+        line, terms, given = course.line, course.terms, course.given
+        job = attempt.job
+        sealing, seal = outcome.state.seal()
+        half = self._half(attempt, terms, outcome, result)
+        # From here the people's data has been used: that is recorded even if the partner never answers.
+        self._record(attempt, given, half, outcome)
+        document = {"receipt": half.document(), "seal": armoured(seal.to_bytes())}
+        answer = line.sign_off(document)
+        sealing.sealed(Seal.from_bytes(unarmoured(answer.get("seal"), "the partner's seal")))
+        receipt = half.with_contributor(answer.get("contributor_signature"))
+        receipt.check_contributor(self._collaborations.partner(job.query.collaboration).key)
+        if outcome.rows is not None and outcome.ids is not None:
+            self._alignments.save(Alignment(job.id, job.query.dataset, outcome.rows, outcome.ids))
+        self._store.receipts.add(
+            ReceiptRow(
+                id=receipt.id,
+                job=job.id,
+                kind=job.query.kind,
+                collaboration=job.query.collaboration,
+                document=receipt.document(),
+                created_at=self._now(),
+            )
+        )
+        left = answer.get("budget_left")
+        result |= {
+            "budget_left": left if isinstance(left, int | float) else None,
+            "receipt_id": receipt.id,
+            "people": given.size,
+        }
+        self._store.jobs.move(
+            job.id,
+            JobState.SUCCEEDED,
+            at=self._now(),
+            stage=Stage.JOINED,
+            progress=1.0,
+            result=result,
+            receipt_id=receipt.id,
+        )
+
+    def _half(self, attempt: Attempt, terms: Terms, outcome: Outcome, result: dict[str, Any]) -> Receipt:
+        """This side's half of the receipt: made once, so that a repeated sign-off is the same."""
+
+        def made() -> bytes:
+            body = receipt_body(
+                terms,
+                attempt.job.query.kind,
+                analyst=outcome.own,
+                contributor=outcome.theirs,
+                transcript=outcome.state.transcript,
+                at=self._clock(),
+            )
+            output_hash = hashlib.sha256(canonical_json(result)).hexdigest()
+            return canonical_json(Receipt.by_analyst(body, output_hash, self._identity).document())
+
+        return Receipt.from_document(parse_json(attempt.part("receipt", made), limit=_MOST_RECEIPT))
+
+    def _record(self, attempt: Attempt, given: QueryInput, receipt: Receipt, outcome: Outcome) -> None:
+        use = use_of(
+            attempt.job.query,
+            attempt.job.id,
+            given,
+            transcript=outcome.state.transcript,
+            at=self._clock(),
+            id=receipt.id,
+            output_hash=receipt.output_hash,
+        )
+        self._uses.record(use, given.members)
+
+    def _begin_use(self, attempt: Attempt, given: QueryInput, transcript: bytes) -> None:
+        use = use_of(attempt.job.query, attempt.job.id, given, transcript=transcript, at=self._clock())
+        self._uses.begin(use, given.members)
+
+    def _waiting(self, attempt: Attempt, away: bool) -> None:
+        self._update(attempt, stage=Stage.PARTNER_AWAY if away else attempt.stage)
+
+    def _reach(self, attempt: Attempt, stage: Stage) -> None:
+        attempt.stage = stage
+        self._update(attempt, stage=stage)
+
+    def _phase(self, attempt: Attempt, base: float, span: float) -> None:
+        attempt.base, attempt.span = base, span
+        self._tick(attempt, 0.0)
+
+    def _tick(self, attempt: Attempt, part: float) -> None:
+        attempt.alive()
+        progress = attempt.base + attempt.span * part
+        if progress - attempt.shown >= 0.02:
+            attempt.shown = progress
+            self._update(attempt, progress=progress)
+
+    def _update(self, attempt: Attempt, **changes: Any) -> None:
+        self._store.jobs.update(attempt.job.id, at=self._now(), **changes)
+
+    def _now(self) -> str:
+        return self._clock().isoformat()
