@@ -28,6 +28,7 @@ from clean_room.inputs import QueryInput, prepare, still_allowed
 from clean_room.jobs import Job, JobState, Stage
 from clean_room.journal import Journal
 from clean_room.kept_pool import KeptPool
+from clean_room.lines import Lines
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import Accept, Offer, Seal, chained
@@ -55,11 +56,15 @@ _STALE_PAUSE = 0.5
 @dataclass(slots=True)
 class Attempt:
     """One job while it runs. `part` is the journal of this attempt; `pause` and `alive` raise when the job is
-    to stop; `remember` writes down where it stands."""
+    to stop; `remember` writes down where it stands. `lines` and `partners` are all there are, for a reach;
+    `transport` and `partner` are the first.
+    """
 
     job: Job
     transport: JobTransport = field(repr=False)
     partner: str
+    lines: Lines = field(repr=False)
+    partners: frozenset[str]
     number: int
     deadline: datetime
     pause: Callable[[float], None] = field(repr=False)

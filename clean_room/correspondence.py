@@ -138,6 +138,10 @@ class Correspondence:
                     raise
                 self._wait(self._poll)
 
+    def announced(self, number: int) -> None:
+        """Wait until reply `number` is ready, without fetching it."""
+        self._announced(number)
+
     def state(self) -> dict[str, Any]:
         """Where the partner stands."""
         return self._patiently(lambda: self._transport.state(self._job))

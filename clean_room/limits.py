@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clean_room.protocols.terms import MeasureTerms, OverlapTerms, Terms
+from clean_room.protocols.terms import MAX_PEOPLE, MeasureTerms, OverlapTerms, ReachTerms, Terms
 
 __all__ = ["message_limit", "reply_limit"]
 
@@ -25,6 +25,9 @@ _LOOSE = 8
 def message_limit(terms: Terms, analyst: Sequence[int], step: int) -> int:
     """Bytes of the analyst's message `step` (1 is its points); `analyst`: its committed sizes."""
     people = sum(analyst)
+    if isinstance(terms, ReachTerms):
+        # The first says how long the lists of the others are, of which nobody knows before.
+        return _HEADER if step == 1 else (MAX_PEOPLE + terms.most_dummies) * _POINT + _HEADER
     if isinstance(terms, MeasureTerms) and step > 1:
         rows, segments = terms.groups
         return rows * segments * len(terms.columns) * _CIPHERTEXT + _HEADER
@@ -33,6 +36,8 @@ def message_limit(terms: Terms, analyst: Sequence[int], step: int) -> int:
 
 def reply_limit(terms: Terms, analyst: Sequence[int], contributor: Sequence[int], step: int) -> int:
     """Bytes of the contributor's reply `step` (1 is its points); the committed sizes of both."""
+    if isinstance(terms, ReachTerms):
+        return (sum(contributor) + terms.most_dummies) * _POINT + _HEADER
     rows, segments = terms.groups
     dummies = terms.dummies_per_cell * rows * segments
     theirs = sum(contributor) + dummies

@@ -27,7 +27,9 @@ from clean_room.errors import ConsentStale
 from clean_room.group.pool import BlindingPool
 from clean_room.jobs import Job, JobError, JobState, Stage, concerns
 from clean_room.journal import Journal, Journals
+from clean_room.lines import Lines
 from clean_room.noise import NoiseSource
+from clean_room.reach_asking import ReachAsking
 from clean_room.sessions import MOST_ATTEMPTS
 from clean_room.storage import Store
 from clean_room.transport import JobTransport
@@ -88,21 +90,25 @@ class AnalystRunner:
         self._stopping = stopping
         self._allowance = allowance
         self._window = approval_window
-        self._asking = Asking(
-            store,
-            collaborations=collaborations,
-            catalogue=catalogue,
-            gate=gate,
-            uses=uses,
-            alignments=alignments,
-            identity=identity,
-            pool=pool,
-            noise=noise,
-            clock=clock,
-            random=random,
-            poll_seconds=poll_seconds,
-            silence=silence,
-        )
+        drivers: dict[str, type[Asking]] = {"": Asking, "reach": ReachAsking}
+        self._asking = {
+            kind: driver(
+                store,
+                collaborations=collaborations,
+                catalogue=catalogue,
+                gate=gate,
+                uses=uses,
+                alignments=alignments,
+                identity=identity,
+                pool=pool,
+                noise=noise,
+                clock=clock,
+                random=random,
+                poll_seconds=poll_seconds,
+                silence=silence,
+            )
+            for kind, driver in drivers.items()
+        }
         self._running: dict[str, Attempt] = {}
 
     def enforce(self, partner: str, purposes: Set[str]) -> int:
@@ -113,7 +119,7 @@ class AnalystRunner:
         told = [
             attempt
             for attempt in list(self._running.values())
-            if attempt.partner == partner and concerns(attempt.job.query, purposes)
+            if partner in attempt.partners and concerns(attempt.job.query, purposes)
         ]
         for attempt in told:
             attempt.doubtful.set()
@@ -135,7 +141,7 @@ class AnalystRunner:
             self._running[job.id] = attempt
             while True:
                 try:
-                    self._asking.drive(attempt)
+                    self._asking.get(job.query.kind, self._asking[""]).drive(attempt)
                     journal.discard()
                     return
                 except BeginAnew:
@@ -176,7 +182,7 @@ class AnalystRunner:
         if parked is None or self._clock() >= datetime.fromisoformat(parked) + self._window:
             return True
         try:
-            state = self._transport(job.query.collaboration).state(job.id)
+            state = Lines(job.query, self._transport).state(job.id)
         except PeerUnreachable:
             return False
         except ComityError:
@@ -189,10 +195,13 @@ class AnalystRunner:
         """Where the job stands: at its first attempt, or at the one its journal names."""
         kept = journal.noted("run")
         now = self._clock()
+        lines = Lines(job.query, self._transport)
         attempt = Attempt(
             job=job,
-            transport=self._transport(job.query.collaboration),
+            transport=lines.to(job.query.collaboration),
             partner=self._collaborations.partner(job.query.collaboration).name,
+            lines=lines,
+            partners=frozenset(self._collaborations.partner(name).name for name in lines.collaborations),
             number=1,
             deadline=now + self._allowance,
             pause=lambda seconds: self._pause(attempt, cancel, seconds),
@@ -261,7 +270,7 @@ class AnalystRunner:
         if attempt is None or not attempt.offered:
             return
         with contextlib.suppress(Exception):
-            attempt.transport.cancel(attempt.job.id, code)
+            attempt.lines.cancel(attempt.job.id, code)
 
     def _end(self, job: Job, state: JobState, error: JobError) -> None:
         with contextlib.suppress(ComityError):  # then it is settled at the next start

@@ -31,10 +31,9 @@ from clean_room.http import HttpJobTransport
 from clean_room.jobs import Job, JobError, JobState, Query, Role
 from clean_room.journal import Journals
 from clean_room.noise import DrawnNoise, NoiseSource
+from clean_room.panel import check_agreed
 from clean_room.preview import preview
-from clean_room.questions import asked_of
 from clean_room.receipts import verify
-from clean_room.rules import AGREED
 from clean_room.runner import AnalystRunner
 from clean_room.storage import Store
 from clean_room.transport import JobTransport
@@ -231,10 +230,9 @@ class CleanRoom:
         Raises `Misuse` for unknown names, `Refused` for what the agreement does not allow, before any job
         exists. With an idempotency key used before by this principal, the earlier job is returned.
         """
-        agreement = self.collaborations.agreement(query.collaboration)
         pin = self.collaborations.partner(query.collaboration)
         self.catalogue[query.dataset]
-        AGREED.check(asked_of(query, agreement, self._identity.public.to_text()))
+        check_agreed(query, self.collaborations, self._identity.public.to_text())
         if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
             raise Misuse("an Idempotency-Key has 1 to 255 characters.", code="malformed_query")
         now = self._now()
@@ -264,9 +262,7 @@ class CleanRoom:
 
     def preview(self, query: Query) -> dict[str, Any]:
         """What a query would cost and how sure its answer would be; nothing is sent to anyone."""
-        agreement = self.collaborations.agreement(query.collaboration)
-        asked = asked_of(query, agreement, self._identity.public.to_text())
-        AGREED.check(asked)
+        asked = check_agreed(query, self.collaborations, self._identity.public.to_text())[0]
         return preview(asked, self.catalogue[query.dataset], self._noise)
 
     def job(self, job: str) -> Job:
@@ -357,7 +353,10 @@ class CleanRoom:
 
     def _end_of(self, collaboration: str) -> None:
         for job in self._store.jobs.unfinished():
-            if job.query.collaboration == collaboration:
+            if collaboration in {
+                job.query.collaboration,
+                *(other.collaboration for other in job.query.others),
+            }:
                 self.cancel(job.id)
 
     def _take_on(self, job: Job) -> None:

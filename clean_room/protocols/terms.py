@@ -376,7 +376,7 @@ class ReachTerms(Terms):
         _whole("size_slack", self.size_slack, 0, MAX_DUMMIES)
         if self.dummies % 2:
             raise Misuse("The terms' dummies must be even: the noise is centred at half of them.")
-        if self.dummies * len(self.partners) << len(self.partners) > MAX_TOTAL_DUMMIES:
+        if self.most_dummies > MAX_TOTAL_DUMMIES:
             raise Misuse(
                 f"The terms need more than {MAX_TOTAL_DUMMIES} dummies in a list.",
                 advice="Ask with fewer partners, or with a larger epsilon.",
@@ -398,6 +398,11 @@ class ReachTerms(Terms):
     def place(self) -> int:
         """Number of the contributor's list: 1 or more."""
         return 1 + [partner.collaboration for partner in self.partners].index(self.collaboration)
+
+    @property
+    def most_dummies(self) -> int:
+        """At least as many as there will be in any list in the end."""
+        return self.dummies * len(self.partners) << len(self.partners)
 
     @property
     def region_epsilon(self) -> float:
