@@ -103,6 +103,15 @@ questions = sa.Table(
     sa.Index("ix_clean_room_questions_place", "role", "lineage", "partner", "period"),
 )
 
+budget_accounts = sa.Table(
+    "clean_room_budget_accounts",
+    metadata,
+    sa.Column("lineage", sa.String(255), primary_key=True),
+    sa.Column("period", sa.String(7), primary_key=True),
+    sa.Column("partner_key", sa.String(64), primary_key=True),
+    sa.Column("account", sa.String(255), nullable=False),
+)
+
 approvals = sa.Table(
     "clean_room_approvals",
     metadata,

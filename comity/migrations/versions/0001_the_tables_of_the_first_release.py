@@ -344,6 +344,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job"),
     )
     op.create_table(
+        "clean_room_budget_accounts",
+        sa.Column("lineage", sa.String(length=255), nullable=False),
+        sa.Column("period", sa.String(length=7), nullable=False),
+        sa.Column("partner_key", sa.String(length=64), nullable=False),
+        sa.Column("account", sa.String(length=255), nullable=False),
+        sa.PrimaryKeyConstraint("lineage", "period", "partner_key"),
+    )
+    op.create_table(
         "clean_room_collaborations",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("role", sa.String(length=16), nullable=False),
@@ -550,6 +558,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_clean_room_collaborations_partner")
 
     op.drop_table("clean_room_collaborations")
+    op.drop_table("clean_room_budget_accounts")
     op.drop_table("clean_room_approvals")
     op.drop_table("consent_witnessed")
     op.drop_table("consent_tiles")
