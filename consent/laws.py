@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import yaml
 
 from consent.events import EventType
+from consent.shipped import read_shipped
 from privacy.errors import BadInput
 
 __all__ = ["SECTIONS", "Article", "Basis", "Demand", "Law", "Route", "Rule", "Trait", "law", "law_of", "laws"]
@@ -187,8 +187,7 @@ def law_of(jurisdiction: str) -> Law | None:
 
 @cache
 def _all() -> Mapping[str, Law]:
-    folder = resources.files("consent").joinpath("laws")
-    found = (parse(folder.joinpath(f"{name}.yaml").read_text("utf-8")) for name in ("pipl", "gdpr", "ccpa"))
+    found = (_law(read_shipped("consent", "laws", f"{name}.yaml")) for name in ("pipl", "gdpr", "ccpa"))
     return {each.name: each for each in found}
 
 
@@ -206,6 +205,10 @@ def parse(text: str) -> Law:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput("The file of a law is not valid YAML.") from None
+    return _law(document)
+
+
+def _law(document: object) -> Law:
     body = _exactly(document, _FIELDS, set(), "law")
     name = _text(body["law"], "law")
     bases = {

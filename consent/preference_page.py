@@ -17,12 +17,12 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
 from consent.events import EVERY_PARTNER
 from consent.preference_links import OpenLink
 from consent.preferences import Choice, Choices, Saved, Status
+from consent.shipped import read_shipped
 
 __all__ = ["LANGUAGES", "PreferencePage", "preferred_language"]
 
@@ -50,7 +50,7 @@ def preferred_language(accept: str | None, asked: str | None = None) -> str:
 @cache
 def texts() -> dict[str, dict[str, Any]]:
     """Language → name → text."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load(_file("preferences.yaml"))
+    found: dict[str, dict[str, Any]] = read_shipped("consent", "templates", "preferences.yaml")
     return found
 
 

@@ -24,7 +24,6 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from hashlib import sha256
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import yaml
 from consent.encoding import canonical_json
 from consent.errors import UnknownPurpose
 from consent.laws import Trait
+from consent.shipped import read_shipped
 from privacy.errors import BadInput
 
 __all__ = [
@@ -157,7 +157,7 @@ class RedLine:
 
 @cache
 def _default() -> PurposePolicy:
-    return PurposePolicy.parse(resources.files("consent").joinpath("purposes.yaml").read_text("utf-8"))
+    return PurposePolicy.from_document(read_shipped("consent", "purposes.yaml"))
 
 
 @dataclass(frozen=True)

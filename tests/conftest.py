@@ -25,12 +25,18 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 
+from tests.started import Starter
+
 # Tests wait for hundreds of thousands of fsyncs, and none of them is about what a disk does with one: where
 # there is memory to spare they write into it.
 _MEMORY = Path("/dev/shm")
 if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30:
     os.environ["TMPDIR"] = str(_MEMORY)
     tempfile.tempdir = None
+
+# Interpreters are started by the hundred; compiling every module in each of them takes longer than the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile(
     "house", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -194,6 +200,14 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
     e = sa.create_engine(database_url)
     yield e
     e.dispose()
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    """Starts `comity` commands as processes of their own, without an interpreter's imports."""
+    made = Starter()
+    yield made
+    made.close()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined, Template, TemplateError
 from markupsafe import Markup, escape
 
@@ -24,6 +23,7 @@ from consent.audit.facts import AuditFacts
 from consent.audit.pictures import latency_bars, timeline
 from consent.encoding import canonical_json, parse_json
 from consent.jws import sign_document
+from consent.shipped import read_shipped
 from privacy.errors import BadInput
 from privacy.signing import SigningKey
 
@@ -100,8 +100,7 @@ def locale(language: str) -> Mapping[str, Any]:
             code="unknown_language",
             advice=f"Languages: {', '.join(LANGUAGES)}.",
         )
-    text = files("consent.audit").joinpath("locales", f"{language}.yaml").read_text("utf-8")
-    words: Mapping[str, Any] = yaml.safe_load(text)
+    words: Mapping[str, Any] = read_shipped("consent.audit", "locales", f"{language}.yaml")
     return words
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.started import Started, Starter
+
 COMITY = [sys.executable, "-c", "from comity.cli import main; main()"]
 
 
@@ -32,7 +34,7 @@ class ServedNode:
 
     directory: Path
     url: str
-    process: subprocess.Popen[str]
+    process: Started
     log_file: Path
     operator: str = field(repr=False)
 
@@ -80,8 +82,8 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 class Nodes:
     """Makes and serves nodes below one folder; `stop` ends every process by its id."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, starter: Starter) -> None:
+        self.folder, self.starter = folder, starter
         self.running: list[ServedNode] = []
 
     def __call__(
@@ -98,9 +100,7 @@ class Nodes:
                 (directory / "datasets.toml").write_text(datasets)
         log_file = self.folder / f"{name}.log"
         with log_file.open("a") as log:
-            process = subprocess.Popen(
-                [*COMITY, "serve", str(directory), "--json"], stdout=subprocess.PIPE, stderr=log, text=True
-            )
+            process = self.starter.start(["serve", directory, "--json"], stdout=subprocess.PIPE, stderr=log)
         try:
             ready = json.loads(_first_line(process, seconds=60))
         except BaseException:
@@ -118,22 +118,22 @@ class Nodes:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Nodes]:
+def serve(tmp_path: Path, starter: Starter) -> Iterator[Nodes]:
     """Nodes of one test."""
-    nodes = Nodes(tmp_path)
+    nodes = Nodes(tmp_path, starter)
     yield nodes
     nodes.stop()
 
 
 @pytest.fixture(scope="module")
-def serve_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def serve_module(tmp_path_factory: pytest.TempPathFactory, starter: Starter) -> Iterator[Nodes]:
     """Nodes shared by the tests of one module."""
-    nodes = Nodes(tmp_path_factory.mktemp("nodes"))
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"), starter)
     yield nodes
     nodes.stop()
 
 
-def _first_line(process: subprocess.Popen[str], *, seconds: float) -> str:
+def _first_line(process: Started, *, seconds: float) -> str:
     assert process.stdout is not None
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and process.poll() is None:

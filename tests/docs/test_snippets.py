@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.started import Starter
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 _FENCE = re.compile(
@@ -88,14 +90,16 @@ def _shared(document: Path) -> object:
 
 @pytest.mark.parametrize("document", [_shared(document) for document in DOCUMENTS])
 def test_every_snippet_of_the_document_runs(
-    document: Path, tmp_path: Path, request: pytest.FixtureRequest
+    document: Path, tmp_path: Path, request: pytest.FixtureRequest, starter: Starter
 ) -> None:
     text = document.read_text(encoding="utf-8")
     if "two-nodes/" in text:
         kept = request.getfixturevalue("demonstration").place / "kept"
         shutil.copytree(kept, tmp_path / "two-nodes")
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(
+            (str(starter.on_path()), str(Path(sys.executable).parent), os.environ["PATH"])
+        ),
         "HOME": str(tmp_path),
         "NO_COLOR": "1",
         "COLUMNS": "200",
@@ -106,9 +110,7 @@ def test_every_snippet_of_the_document_runs(
             script, promised = (
                 (snippet.body, []) if snippet.language == "python" else commands_and_output(snippet.body)
             )
-            argv = (
-                [sys.executable, "-"] if snippet.language == "python" else ["bash", "-euo", "pipefail", "-s"]
-            )
+            argv = ["comity", "-"] if snippet.language == "python" else ["bash", "-euo", "pipefail", "-s"]
             # One file each: a process left in the background goes on writing to its own.
             output = tmp_path / f".output-{snippet.line}"
             with output.open("w+b") as sink:
