@@ -114,7 +114,7 @@ class ColumnMac:
 
     def _enciphered(self, blocks: Words) -> Words:
         out = bytearray(blocks.nbytes + _BLOCK - 1)
-        self._cipher.encryptor().update_into(memoryview(blocks).cast("B"), out)
+        self._cipher.encryptor().update_into(blocks.data.cast("B"), out)
         return np.frombuffer(out, dtype="<u8", count=blocks.size).reshape(-1, 2)
 
 
