@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from clean_room.activation_api import add_activations
 from clean_room.agreements import Terms
 from clean_room.errors import Misuse, PeerViolation
 from clean_room.jobs import Job, Role
@@ -45,6 +46,7 @@ def create_router(service: CleanRoom, guards: Guards) -> APIRouter:
     _add_lookups(router, service, guards)
     _add_peer_collaborations(router, service, guards)
     _add_peer_jobs(router, service, guards)
+    add_activations(router, service, guards)
     return router
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from clean_room.activations import Activations
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.collaboration import Collaborations
 from clean_room.contributing import CHANGED
-from clean_room.conversations import Outcome, Workshop, inquire
+from clean_room.conversations import Outcome, Workshop, acceptance, inquire
 from clean_room.correspondence import BeginAnew, Correspondence
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale, Misuse
@@ -31,7 +32,7 @@ from clean_room.kept_pool import KeptPool
 from clean_room.lines import Lines
 from clean_room.noise import NoiseSource, plan
 from clean_room.protocols.attestation import Attestation
-from clean_room.protocols.messages import Accept, Offer, Seal, chained
+from clean_room.protocols.messages import Offer, Seal, chained
 from clean_room.protocols.terms import Terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.receipts import Receipt, receipt_body
@@ -40,7 +41,7 @@ from clean_room.rules import AGREED, Asked, MinimumInput
 from clean_room.sessions import patience
 from clean_room.storage import ReceiptRow, Store
 from clean_room.transport import JobTransport
-from clean_room.uses import Uses, use_of
+from clean_room.uses import Uses, further_uses, use_of
 from consent.encoding import canonical_json, parse_json
 from privacy.signing import PublicKey, SigningKey
 
@@ -104,6 +105,7 @@ class Asking:
         gate: ConsentGate,
         uses: Uses,
         alignments: AlignmentStore,
+        activations: Activations,
         identity: SigningKey,
         pool: BlindingPool,
         noise: NoiseSource,
@@ -118,6 +120,7 @@ class Asking:
         self._gate = gate
         self._uses = uses
         self._alignments = alignments
+        self._activations = activations
         self._identity = identity
         self._pool = pool
         self._noise = noise
@@ -182,6 +185,7 @@ class Asking:
                     profile=terms.key_profile,
                     dimensions=query.dimensions,
                     segment=query.segment,
+                    fallbacks=query.fallback_keys,
                 )
             except ConsentStale as error:
                 self._wait_for_consent(attempt, error, since, terms.lease)
@@ -221,7 +225,7 @@ class Asking:
                 replies, terms, offer, accept, lambda n=replies: self._before_answer(attempt, given, n)
             )
             if replies == 0:
-                accept = Accept.from_bytes(reply)
+                accept = acceptance(terms, reply)
                 MinimumInput(course.minimum).check(sum(accept.commitment.sizes))
                 self._reach(attempt, Stage.INVITED)
             elif replies == 1:
@@ -296,6 +300,8 @@ class Asking:
         receipt.check_contributor(self._collaborations.partner(job.query.collaboration).key)
         if outcome.rows is not None and outcome.ids is not None:
             self._alignments.save(Alignment(job.id, job.query.dataset, outcome.rows, outcome.ids))
+        if outcome.publisher_ids is not None and not result["suppressed"]:
+            self._activations.keep_audience(job.id, outcome.publisher_ids)
         self._store.receipts.add(
             ReceiptRow(
                 id=receipt.id,
@@ -349,11 +355,11 @@ class Asking:
             id=receipt.id,
             output_hash=receipt.output_hash,
         )
-        self._uses.record(use, given.members)
+        self._uses.record(use, given.members, *further_uses(use, given))
 
     def _begin_use(self, attempt: Attempt, given: QueryInput, transcript: bytes) -> None:
         use = use_of(attempt.job.query, attempt.job.id, given, transcript=transcript, at=self._clock())
-        self._uses.begin(use, given.members)
+        self._uses.begin(use, given.members, *further_uses(use, given))
 
     def _waiting(self, attempt: Attempt, away: bool) -> None:
         self._update(attempt, stage=Stage.PARTNER_AWAY if away else attempt.stage)

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from clean_room.conversations import Workshop, contribute
+from clean_room.activations import Activations
+from clean_room.conversations import Workshop, acceptance, contribute
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale
 from clean_room.group.pool import BlindingPool
@@ -22,7 +23,7 @@ from clean_room.jobs import JobError, JobState, Stage
 from clean_room.kept_pool import KeptPool
 from clean_room.noise import NoiseSource
 from clean_room.protocols.attestation import Attestation
-from clean_room.protocols.messages import Accept, chained
+from clean_room.protocols.messages import chained
 from clean_room.rules import MinimumInput
 from clean_room.sessions import Session, patience
 from clean_room.storage import Store
@@ -57,6 +58,7 @@ class Contributing:
         catalogue: Catalogue,
         gate: ConsentGate,
         uses: Uses,
+        activations: Activations,
         identity: SigningKey,
         pool: BlindingPool,
         noise: NoiseSource,
@@ -69,6 +71,7 @@ class Contributing:
         self._catalogue = catalogue
         self._gate = gate
         self._uses = uses
+        self._activations = activations
         self._identity = identity
         self._pool = pool
         self._noise = noise
@@ -133,6 +136,7 @@ class Contributing:
             attestation=Attestation(self._identity.sign, session.pin.key.verify),
             progress=lambda done, of: self._tick(session, done / max(1, of)),
             keep=session.part,
+            pair_epoch=lambda: self._activations.epoch(session.pin.name).secrets,
         )
         contribution = contribute(session.offer, session.terms, given, session.plan, workshop)
         accept = next(contribution)[0]
@@ -140,7 +144,7 @@ class Contributing:
             self._alive(session)
             session.given = given
             session.asked_at, session.asked_size = given.evidence.checked_at, given.evidence.log_size
-            session.commitment = Accept.from_bytes(accept).commitment
+            session.commitment = acceptance(session.terms, accept).commitment
             session.contribution = contribution
             session.outboxes = {0: Outbox(accept)}
             session.transcript = chained(accept)
@@ -169,6 +173,7 @@ class Contributing:
             dimensions=query.partner_dimensions,
             segment=query.partner_segment,
             column=column,
+            fallbacks=query.fallback_keys,
         )
         self._store.jobs.update(session.job, at=self._now(), input=given.counts.document())
         MinimumInput(agreement.terms.minimum_input).check(given.size)

@@ -21,6 +21,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from clean_room.activations import Activations
 from clean_room.admission import Admission, check_room
 from clean_room.alignments import AlignmentStore
 from clean_room.collaboration import Collaborations
@@ -58,6 +59,7 @@ class ContributorDesk:
         budget: BudgetLedger,
         uses: Uses,
         alignments: AlignmentStore,
+        activations: Activations,
         journals: Journals,
         identity: SigningKey,
         pool: BlindingPool,
@@ -73,6 +75,7 @@ class ContributorDesk:
         self._budget = budget
         self._uses = uses
         self._alignments = alignments
+        self._activations = activations
         self._journals = journals
         self._clock = clock
         self._silence = silence
@@ -91,6 +94,7 @@ class ContributorDesk:
             catalogue=catalogue,
             gate=gate,
             uses=uses,
+            activations=activations,
             identity=identity,
             pool=pool,
             noise=noise,
@@ -100,7 +104,13 @@ class ContributorDesk:
             end=self._end,
         )
         self._closing = Countersigning(
-            store, uses=uses, budget=budget, alignments=alignments, identity=identity, clock=clock
+            store,
+            uses=uses,
+            budget=budget,
+            alignments=alignments,
+            activations=activations,
+            identity=identity,
+            clock=clock,
         )
         self._sessions: dict[str, Session] = {}
         self._answers: dict[str, datetime] = {}
@@ -445,6 +455,7 @@ class ContributorDesk:
                 self._budget.release(reservation.id)
         self._uses.settle(row.id)
         self._alignments.discard(row.id)
+        self._activations.discard(row.id)
         self._journals.of(row.id).discard()
         self._store.jobs.move(row.id, JobState.FAILED, at=self._now(), error=error)
 
@@ -489,6 +500,7 @@ class ContributorDesk:
             else:
                 self._uses.drop(session.job)
             self._alignments.discard(session.job)
+            self._activations.discard(session.job)
             session.drop()
             session.journal.discard()
             self._store.jobs.move(session.job, state, at=self._now(), error=error)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from clean_room.activations import Activations
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.conversations import Finished
@@ -15,7 +16,7 @@ from clean_room.protocols.messages import Seal
 from clean_room.receipts import Receipt, receipt_body
 from clean_room.sessions import CHARGED, Session, read_time
 from clean_room.storage import ReceiptRow, Store
-from clean_room.uses import Uses, use_of
+from clean_room.uses import Uses, further_uses, use_of
 from consent.encoding import canonical_json
 from privacy.budget import BudgetKey, BudgetLedger, ReservationState
 from privacy.signing import SigningKey
@@ -36,6 +37,7 @@ class Countersigning:
         uses: Uses,
         budget: BudgetLedger,
         alignments: AlignmentStore,
+        activations: Activations,
         identity: SigningKey,
         clock: Callable[[], datetime],
     ) -> None:
@@ -43,6 +45,7 @@ class Countersigning:
         self._uses = uses
         self._budget = budget
         self._alignments = alignments
+        self._activations = activations
         self._identity = identity
         self._clock = clock
 
@@ -53,7 +56,7 @@ class Countersigning:
         if session.given is not None:
             at, transcript = self._clock(), session.transcript
             use = use_of(session.asked.query, session.job, session.given, transcript=transcript, at=at)
-            self._uses.begin(use, session.given.members)
+            self._uses.begin(use, session.given.members, *further_uses(use, session.given))
         if session.reservation is not None:
             self._budget.commit(session.reservation)
         session.part.save(CHARGED, b"")
@@ -100,6 +103,9 @@ class Countersigning:
         if finished.rows is not None and finished.ids is not None:
             dataset = session.asked.query.partner_dataset
             self._alignments.save(Alignment(session.job, dataset, finished.rows, finished.ids))
+        if finished.publisher_ids is not None and session.given is not None:
+            query, partner = session.asked.query, session.pin.name
+            self._activations.keep_map(session.job, query, partner, session.given, finished.publisher_ids)
 
     def _file(self, session: Session, finished: Finished, receipt: Receipt) -> None:
         query = session.asked.query
@@ -107,7 +113,7 @@ class Countersigning:
         if session.given is not None:
             transcript = finished.state.transcript
             use = use_of(query, session.job, session.given, transcript=transcript, at=at, id=receipt.id)
-            self._uses.record(use, session.given.members)
+            self._uses.record(use, session.given.members, *further_uses(use, session.given))
         self._store.receipts.add(
             ReceiptRow(
                 id=receipt.id,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Set
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from clean_room.activations import Activations
 from clean_room.alignments import AlignmentStore
 from clean_room.asking import Asking, Attempt
 from clean_room.collaboration import Collaborations
@@ -67,6 +68,7 @@ class AnalystRunner:
         gate: ConsentGate,
         uses: Uses,
         alignments: AlignmentStore,
+        activations: Activations,
         journals: Journals,
         identity: SigningKey,
         pool: BlindingPool,
@@ -84,6 +86,7 @@ class AnalystRunner:
         self._collaborations = collaborations
         self._uses = uses
         self._alignments = alignments
+        self._activations = activations
         self._journals = journals
         self._transport = transport
         self._clock = clock
@@ -99,6 +102,7 @@ class AnalystRunner:
                 gate=gate,
                 uses=uses,
                 alignments=alignments,
+                activations=activations,
                 identity=identity,
                 pool=pool,
                 noise=noise,
@@ -276,6 +280,7 @@ class AnalystRunner:
         with contextlib.suppress(ComityError):  # then it is settled at the next start
             self._uses.settle(job.id)
         self._alignments.discard(job.id)
+        self._activations.discard(job.id)
         self._journals.of(job.id).discard()
         if not self._store.jobs.move(job.id, state, at=self._now(), error=error):
             # Cancelled while it was failing: the failure is the truer ending.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from clean_room.activations import Activations
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.budgets import Accounts, AgreedLimits
 from clean_room.collaboration import Collaborations
@@ -112,6 +113,15 @@ class CleanRoom:
         self._random = random
         self._noise = noise or DrawnNoise()
         self._alignments = AlignmentStore(artefacts, keyring)
+        self.activations = Activations(
+            self._store,
+            folder=artefacts,
+            keyring=keyring,
+            gate=gate,
+            partners=collaborations,
+            clock=clock,
+            random=random,
+        )
         self._uses = Uses(uses, artefacts, keyring)
         self._journals = Journals(artefacts / "journal", keyring)
         self._cancels: dict[str, threading.Event] = {}
@@ -127,6 +137,7 @@ class CleanRoom:
             gate=gate,
             uses=self._uses,
             alignments=self._alignments,
+            activations=self.activations,
             journals=self._journals,
             identity=identity,
             pool=pool,
@@ -148,6 +159,7 @@ class CleanRoom:
             budget=self.budget,
             uses=self._uses,
             alignments=self._alignments,
+            activations=self.activations,
             journals=self._journals,
             identity=identity,
             pool=pool,
@@ -188,6 +200,7 @@ class CleanRoom:
                     self._take_on(job)
             else:
                 self._alignments.discard(job.id)
+                self.activations.discard(job.id)
                 detail = "the node stopped while the job ran."
                 error = JobError("interrupted", detail, "Ask again.", retryable=True)
                 if self._store.jobs.move(job.id, JobState.FAILED, at=self._now(), error=error):
@@ -201,6 +214,7 @@ class CleanRoom:
     def sweep(self) -> None:
         """One round of what is watched for: silent partners, decisions of people."""
         self.contributor.sweep()
+        self.activations.enforce(self._uses.size())
         now = self._clock()
         if now - self._asked_for_decisions < timedelta(seconds=self.settings.approval_poll_seconds):
             return
@@ -332,12 +346,14 @@ class CleanRoom:
     def leave(self, collaboration: str) -> dict[str, Any]:
         """Leave a collaboration; contributions running for it end at once."""
         row = self.collaborations.leave(collaboration)
+        self.activations.end(row.partner)
         self._end_of(collaboration)
         return self.collaborations.show(row.id)[0]
 
     def partner_left(self, partner: str, collaboration: str) -> None:
         """The partner has left; its running queries end."""
         self.collaborations.left(partner, collaboration)
+        self.activations.end(partner)
         self._end_of(collaboration)
 
     def enforce(self, told: Enforcement) -> int:
