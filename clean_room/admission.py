@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from clean_room.agreements import Agreement
+from clean_room.budgets import Accounts
 from clean_room.collaboration import Collaborations, PartnerPin
 from clean_room.datasets import Catalogue
 from clean_room.errors import PeerViolation, TooManyJobs
@@ -16,8 +17,9 @@ from clean_room.protocols.messages import Offer
 from clean_room.protocols.terms import parse_terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.rules import AGREED, MinimumInput
+from clean_room.samples import partners_sampler
 from clean_room.sessions import Offered, Session
-from privacy.budget import BudgetKey, BudgetLedger, Cost
+from privacy.budget import BudgetLedger, Cost
 from privacy.errors import Refused
 
 __all__ = ["Admission", "check_room"]
@@ -39,6 +41,7 @@ class Admission:
         budget: BudgetLedger,
         noise: NoiseSource,
         journals: Journals,
+        accounts: Accounts,
         clock: Callable[[], datetime],
     ) -> None:
         self._collaborations = collaborations
@@ -46,6 +49,7 @@ class Admission:
         self._budget = budget
         self._noise = noise
         self._journals = journals
+        self._accounts = accounts
         self._clock = clock
 
     def parties(self, partner: str, offered: Offered) -> tuple[Agreement, PartnerPin]:
@@ -74,9 +78,12 @@ class Admission:
         AGREED.check(asked)
         dataset = self._catalogue[asked.query.partner_dataset]
         noise = plan(asked, self._noise)
-        terms = terms_for(asked, offered.job, noise)
         offer = Offer.from_bytes(offered.raw)
-        if parse_terms(offer.terms) != terms:
+        theirs = parse_terms(offer.terms)
+        shared = self._collaborations.pair_key(pin.name)
+        sampler = partners_sampler(asked.query, shared, agreement.hash, self._clock(), theirs)
+        terms = terms_for(asked, offered.job, noise, sampler)
+        if theirs != terms:
             raise PeerViolation("the terms offered are not what the query and the agreement lead to.")
         read_commitment(offer.commitment.consent, purpose=terms.purpose)
         # Sizes are padded, so this says no only to what is too little beyond doubt.
@@ -89,24 +96,27 @@ class Admission:
             pin=pin,
             asked=asked,
             terms=terms,
+            sampler=sampler,
             plan=noise,
             offer=offer,
             offer_digest=hashlib.sha256(offered.raw).hexdigest(),
-            budget_key=BudgetKey(dataset.lineage, pin.name, period or now.strftime("%Y-%m")),
+            budget_key=self._accounts.key(dataset.lineage, pin, period or now.strftime("%Y-%m")),
             last_contact=now,
             deadline=deadline,
             journal=journal,
             part=journal.part(offered.attempt),
             document=offered.document,
             awaited=agreement.terms.approval == "person",
+            repeats=offered.repeats,
         )
 
-    def reserve(self, session: Session) -> None:
+    def reserve(self, session: Session, *, repeated: bool | None = None) -> None:
         """Set the session's cost aside; the same job is charged once however often this is called.
 
+        A repeat costs nothing: while it is only said to be one (`repeated` None), nothing is set aside.
         Raises `BudgetExhausted`.
         """
-        if session.plan.epsilon > 0:
+        if session.plan.epsilon > 0 and (session.repeats is None or repeated is False):
             cost = Cost(session.plan.epsilon, session.plan.delta)
             session.reservation = self._budget.reserve(session.budget_key, cost, job=session.job)
 

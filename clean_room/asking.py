@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 from clean_room.activations import Activations
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
+from clean_room.cached_pool import with_points
 from clean_room.collaboration import Collaborations
 from clean_room.contributing import CHANGED
 from clean_room.conversations import Outcome, Workshop, acceptance, inquire
-from clean_room.correspondence import BeginAnew, Correspondence
+from clean_room.correspondence import BeginAnew, Correspondence, Repeated
 from clean_room.datasets import Catalogue
-from clean_room.errors import ConsentStale, Misuse
+from clean_room.errors import ConsentStale, Misuse, PeerViolation
 from clean_room.group.pool import BlindingPool
 from clean_room.input_records import read_input, write_input
 from clean_room.inputs import QueryInput, prepare, still_allowed
-from clean_room.jobs import Job, JobState, Stage
+from clean_room.jobs import Job, JobState, Role, Stage
 from clean_room.journal import Journal
 from clean_room.kept_pool import KeptPool
 from clean_room.lines import Lines
@@ -36,8 +37,10 @@ from clean_room.protocols.messages import Offer, Seal, chained
 from clean_room.protocols.terms import Terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.receipts import Receipt, receipt_body
+from clean_room.repeats import Repeats
 from clean_room.results import released
 from clean_room.rules import AGREED, Asked, MinimumInput
+from clean_room.samples import Sampler, own_sampler
 from clean_room.sessions import patience
 from clean_room.storage import ReceiptRow, Store
 from clean_room.transport import JobTransport
@@ -91,6 +94,7 @@ class _Course:
     terms: Terms
     given: QueryInput = field(repr=False)
     minimum: int
+    repeats: str | None = None
 
 
 class Asking:
@@ -113,6 +117,7 @@ class Asking:
         random: Callable[[int], bytes],
         poll_seconds: float,
         silence: timedelta,
+        repeats: Repeats,
     ) -> None:
         self._store = store
         self._collaborations = collaborations
@@ -128,6 +133,7 @@ class Asking:
         self._random = random
         self._poll = poll_seconds
         self._silence = silence
+        self._repeats = repeats
 
     def drive(self, attempt: Attempt) -> None:
         """Take the attempt to the job's success. Raises whatever ends it otherwise, `BeginAnew` included."""
@@ -137,9 +143,15 @@ class Asking:
         asked = asked_of(query, agreement, self._identity.public.to_text())
         AGREED.check(asked)
         spending = plan(asked, self._noise)
-        terms = terms_for(asked, attempt.job.id, spending)
+        # The month a sample is of is that in which the question was asked, however long it has to wait.
+        asked_at, shared = (
+            datetime.fromisoformat(attempt.job.created_at),
+            self._collaborations.pair_key(pin.name),
+        )
+        sampler = own_sampler(query, shared, agreement.hash, asked_at)
+        terms = terms_for(asked, attempt.job.id, spending, sampler)
         self._phase(attempt, 0.0, 0.1)
-        given = self._input(attempt, asked)
+        given = self._input(attempt, asked, sampler)
         MinimumInput(agreement.terms.minimum_input).check(given.size)
         line = Correspondence(
             attempt.transport,
@@ -153,23 +165,53 @@ class Asking:
             lease=agreement.terms.lease,
             poll_seconds=self._poll,
         )
-        course = _Course(line, terms, given, agreement.terms.minimum_input)
-        outcome = self._converse(attempt, course, pin.key)
+        seen = self._seen(attempt, asked, given, pin.key)
+        course = _Course(line, terms, given, agreement.terms.minimum_input, seen)
+        try:
+            outcome = self._converse(attempt, course, pin.key)
+        except Repeated as said:
+            self._repeat(attempt, given, seen, said.job)
+            return
         read_commitment(outcome.theirs.consent, purpose=query.purpose)
         result = released(outcome, asked, terms, spending, [len(cell) for cell in given.people])
         self._sign_off(attempt, course, outcome, result)
 
-    def _input(self, attempt: Attempt, asked: Asked) -> QueryInput:
+    def _seen(self, attempt: Attempt, asked: Asked, given: QueryInput, partner: PublicKey) -> str | None:
+        """The job that had this very question with these people, once it is over. `DifferencingRisk`."""
+        job = attempt.job.id
+        prepared = self._repeats.prepared(job, asked, given, role=Role.ANALYST, partner=partner.to_text())
+        while (seen := self._repeats.admit(prepared)) is not None and not seen.settled:
+            attempt.pause(self._poll)
+        return None if seen is None else seen.job
+
+    def _repeat(self, attempt: Attempt, given: QueryInput, seen: str | None, said: str) -> None:
+        """The partner says that its side is as it was: the answer is the one of before."""
+        earlier = None if seen != said else self._repeats.answered(said)
+        if earlier is None or earlier.result is None:
+            raise PeerViolation("the partner named another answer than was asked for.")
+        self._repeats.history.forget(attempt.job.id)
+        free = {"repeated_from": said, "epsilon_spent": 0.0, "delta_spent": 0.0, "budget_left": None}
+        self._store.jobs.move(
+            attempt.job.id,
+            JobState.SUCCEEDED,
+            at=self._now(),
+            stage=Stage.JOINED,
+            progress=1.0,
+            result={**earlier.result, **free},
+            receipt_id=earlier.receipt_id,
+        )
+
+    def _input(self, attempt: Attempt, asked: Asked, sampler: Sampler | None) -> QueryInput:
         """Who goes in: the same people when the attempt is taken up again."""
         kept = attempt.part.load("input")
-        given = read_input(kept) if kept is not None else self._prepared(attempt, asked)
+        given = read_input(kept) if kept is not None else self._prepared(attempt, asked, sampler)
         if kept is None:
             attempt.part.save("input", write_input(given))
         attempt.asked_size = given.evidence.log_size
         self._update(attempt, input=given.counts.document())
         return given
 
-    def _prepared(self, attempt: Attempt, asked: Asked) -> QueryInput:
+    def _prepared(self, attempt: Attempt, asked: Asked, sampler: Sampler | None) -> QueryInput:
         """Read the data; wait for a while if the partner's opt-outs have not been heard of in time."""
         query, terms = asked.query, asked.agreement.terms
         since = self._clock()
@@ -185,10 +227,15 @@ class Asking:
                     profile=terms.key_profile,
                     dimensions=query.dimensions,
                     segment=query.segment,
+                    sampler=sampler,
                     fallbacks=query.fallback_keys,
                 )
             except ConsentStale as error:
                 self._wait_for_consent(attempt, error, since, terms.lease)
+
+    def _points(self, attempt: Attempt, given: QueryInput, terms: Terms) -> BlindingPool:
+        lineage = self._catalogue[attempt.job.query.dataset].lineage
+        return with_points(self._pool, lineage, terms.kind, terms.profile, given.people)
 
     def _wait_for_consent(
         self, attempt: Attempt, error: ConsentStale, since: datetime, lease: timedelta | None
@@ -202,7 +249,7 @@ class Asking:
     def _converse(self, attempt: Attempt, course: _Course, partner: PublicKey) -> Outcome:
         line, terms, given = course.line, course.terms, course.given
         workshop = Workshop(
-            pool=KeptPool(self._pool, attempt.part),
+            pool=KeptPool(self._points(attempt, given, terms), attempt.part),
             random=attempt.part.random(self._random),
             noise=self._noise,
             attestation=Attestation(self._identity.sign, partner.verify),
@@ -218,7 +265,8 @@ class Asking:
         if not attempt.offered:
             attempt.offered = True
             attempt.remember()
-        line.offer({"query": attempt.job.query.document(), "offer": armoured(first)})
+        repeats = {} if course.repeats is None else {"repeats": course.repeats}
+        line.offer({"query": attempt.job.query.document(), "offer": armoured(first), **repeats})
         sent = replies = 0
         while True:
             reply = line.reply(
@@ -318,6 +366,7 @@ class Asking:
             "receipt_id": receipt.id,
             "people": given.size,
         }
+        self._repeats.history.settle(job.id)
         self._store.jobs.move(
             job.id,
             JobState.SUCCEEDED,

@@ -13,17 +13,19 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from clean_room.activations import Activations
+from clean_room.cached_pool import with_points
 from clean_room.conversations import Workshop, acceptance, contribute
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale
 from clean_room.group.pool import BlindingPool
 from clean_room.input_records import read_input, write_input
 from clean_room.inputs import QueryInput, prepare, still_allowed
-from clean_room.jobs import JobError, JobState, Stage
+from clean_room.jobs import JobError, JobState, Role, Stage
 from clean_room.kept_pool import KeptPool
 from clean_room.noise import NoiseSource
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import chained
+from clean_room.repeats import Repeats
 from clean_room.rules import MinimumInput
 from clean_room.sessions import Session, patience
 from clean_room.storage import Store
@@ -49,7 +51,8 @@ class _Ended(Exception):
 
 
 class Contributing:
-    """Runs the steps of sessions. `end` is called with a session that a step has ended."""
+    """Runs the steps of sessions. `end` is called with a session that a step has ended, `repeat` with one
+    that asks what an earlier job was asked, `reserve` with one that turns out not to."""
 
     def __init__(
         self,
@@ -66,6 +69,9 @@ class Contributing:
         random: Callable[[int], bytes],
         threads: int,
         end: Callable[[Session, JobState, JobError], None],
+        repeats: Repeats,
+        repeat: Callable[[Session, str], None],
+        reserve: Callable[[Session], None],
     ) -> None:
         self._store = store
         self._catalogue = catalogue
@@ -78,6 +84,9 @@ class Contributing:
         self._clock = clock
         self._random = random
         self._end = end
+        self._repeats = repeats
+        self._repeat = repeat
+        self._reserve = reserve
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="contributor")
 
     def begin(self, session: Session) -> None:
@@ -129,8 +138,10 @@ class Contributing:
 
     def _begin(self, session: Session) -> None:
         given = self._input(session)
+        if self._repeated(session, given):
+            return
         workshop = Workshop(
-            pool=KeptPool(self._pool, session.part),
+            pool=KeptPool(self._points(session, given), session.part),
             random=session.part.random(self._random),
             noise=self._noise,
             attestation=Attestation(self._identity.sign, session.pin.key.verify),
@@ -155,6 +166,23 @@ class Contributing:
             self._continue(session, step, payload)
         session.resuming = False
 
+    def _repeated(self, session: Session, given: QueryInput) -> bool:
+        """Whether this was asked before of these people: then the session is over. `DifferencingRisk`."""
+        account = session.budget_key.partner
+        prepared = self._repeats.prepared(
+            session.job, session.asked, given, role=Role.CONTRIBUTOR, partner=account
+        )
+        seen = self._repeats.admit(prepared, repeats=session.repeats)
+        if seen is not None:
+            self._repeat(session, seen.job)
+            return True
+        self._reserve(session)
+        return False
+
+    def _points(self, session: Session, given: QueryInput) -> BlindingPool:
+        lineage, terms = self._catalogue[session.asked.query.partner_dataset].lineage, session.terms
+        return with_points(self._pool, lineage, terms.kind, terms.profile, given.people)
+
     def _input(self, session: Session) -> QueryInput:
         """Who goes in: the same people when a run is taken up again."""
         kept = session.part.load("input")
@@ -173,6 +201,7 @@ class Contributing:
             dimensions=query.partner_dimensions,
             segment=query.partner_segment,
             column=column,
+            sampler=session.sampler,
             fallbacks=query.fallback_keys,
         )
         self._store.jobs.update(session.job, at=self._now(), input=given.counts.document())

@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,24 @@ import sqlalchemy as sa
 from clean_room.activations import Activations
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.budgets import Accounts, AgreedLimits
+from clean_room.cached_pool import CachingPool
 from clean_room.collaboration import Collaborations
 from clean_room.contributor import ContributorDesk
 from clean_room.datasets import Catalogue
 from clean_room.errors import TooManyJobs
 from clean_room.group.pool import BlindingPool
+from clean_room.history import History
 from clean_room.http import HttpJobTransport
 from clean_room.jobs import Job, JobError, JobState, Query, Role
 from clean_room.journal import Journals
-from clean_room.noise import DrawnNoise, NoiseSource
+from clean_room.noise import DrawnNoise, NoiseSource, plan
 from clean_room.panel import check_agreed
+from clean_room.point_cache import PointCache
 from clean_room.preview import preview
 from clean_room.receipts import verify
+from clean_room.repeats import Repeats
 from clean_room.runner import AnalystRunner
+from clean_room.samples import settled
 from clean_room.storage import Store
 from clean_room.transport import JobTransport
 from clean_room.uses import UseRecorder, Uses
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CleanRoom", "Settings"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -60,7 +67,8 @@ class Settings:
     `silence_seconds` after which a partner that says nothing is given up; `job_seconds` a job may take in
     all; `attempts` of a request to an unreachable partner, `pause_seconds` (doubling) between. A query that
     waits for a person of the partner waits `approval_days`, and the partner is asked every
-    `approval_poll_seconds`. `most_open` queries of one principal may be under way or queued.
+    `approval_poll_seconds`. `most_open` queries of one principal may be under way or queued. Up to
+    `points_kept` own hashed points are kept sealed, of lists of `points_from` people and more.
     """
 
     threads: int = 2
@@ -70,6 +78,8 @@ class Settings:
     attempts: int = 4
     pause_seconds: float = 0.25
     sweep_seconds: float = 1.0
+    points_kept: int = 20_000_000
+    points_from: int = 10_000
     approval_days: float = 7.0
     approval_poll_seconds: float = 10.0
     most_open: int = 100
@@ -123,7 +133,19 @@ class CleanRoom:
             random=random,
         )
         self._uses = Uses(uses, artefacts, keyring)
+        # Only where there are people enough for hashing them again to take a while.
+        self._points = PointCache(
+            artefacts / "points",
+            keyring,
+            today=lambda: (clock() - _EPOCH).days,
+            random=random,
+            most=self.settings.points_kept,
+        )
+        pool = CachingPool(pool, self._points, least=self.settings.points_from)
         self._journals = Journals(artefacts / "journal", keyring)
+        self._repeats = Repeats(
+            History(engine, artefacts / "history", keyring, clock), catalogue, self._store.jobs
+        )
         self._cancels: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
         self._submitting = threading.Lock()
@@ -150,6 +172,7 @@ class CleanRoom:
             silence=timedelta(seconds=self.settings.silence_seconds),
             allowance=timedelta(seconds=self.settings.job_seconds),
             approval_window=timedelta(days=self.settings.approval_days),
+            repeats=self._repeats,
         )
         self.contributor = ContributorDesk(
             self._store,
@@ -170,6 +193,8 @@ class CleanRoom:
             silence=timedelta(seconds=self.settings.silence_seconds),
             allowance=timedelta(seconds=self.settings.job_seconds),
             approval_window=timedelta(days=self.settings.approval_days),
+            accounts=self.accounts,
+            repeats=self._repeats,
         )
         self._asked_for_decisions = clock()
 
@@ -206,6 +231,8 @@ class CleanRoom:
                 if self._store.jobs.move(job.id, JobState.FAILED, at=self._now(), error=error):
                     ended.append(job.id)
         self._uses.settle_all(but=going_on)
+        for job_id in set(self._repeats.history.open_jobs()).difference(going_on):
+            self._repeats.history.forget(job_id)
         for job_id in set(self._journals.jobs()).difference(going_on):
             if not self.contributor.keep_answer(job_id):
                 self._journals.of(job_id).discard()
@@ -219,6 +246,7 @@ class CleanRoom:
         if now - self._asked_for_decisions < timedelta(seconds=self.settings.approval_poll_seconds):
             return
         self._asked_for_decisions = now
+        self._repeats.history.sweep()
         for job in self._store.jobs.unfinished():
             waits = job.role is Role.ANALYST and job.state is JobState.AWAITING_APPROVAL
             if waits and self._idle(job.id) and self._runner.decided(job):
@@ -249,6 +277,7 @@ class CleanRoom:
         check_agreed(query, self.collaborations, self._identity.public.to_text())
         if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
             raise Misuse("an Idempotency-Key has 1 to 255 characters.", code="malformed_query")
+        asked_for, query = query, self._settled(query)
         now = self._now()
         job = Job(
             id=uuid.UUID(bytes=self._random(16), version=4).hex,
@@ -260,7 +289,7 @@ class CleanRoom:
             created_at=now,
             updated_at=now,
         )
-        digest = hashlib.sha256(canonical_json(query.document())).hexdigest()
+        digest = hashlib.sha256(canonical_json(asked_for.document())).hexdigest()
         with self._submitting:
             if self._stopping.is_set():
                 raise Misuse("the node is stopping.", code="stopping")
@@ -276,6 +305,7 @@ class CleanRoom:
 
     def preview(self, query: Query) -> dict[str, Any]:
         """What a query would cost and how sure its answer would be; nothing is sent to anyone."""
+        query = self._settled(query)
         asked = check_agreed(query, self.collaborations, self._identity.public.to_text())[0]
         return preview(asked, self.catalogue[query.dataset], self._noise)
 
@@ -365,6 +395,11 @@ class CleanRoom:
             told.partner, told.purposes
         )
 
+    def forget(self, identifiers: Sequence[tuple[str, bytes]]) -> None:
+        """People, by kind and canonical identifier, are erased: remove their hashed points at once."""
+        for kind, canonical in identifiers:
+            self._points.forget(kind, [canonical])
+
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _end_of(self, collaboration: str) -> None:
@@ -401,6 +436,14 @@ class CleanRoom:
         while not self._stopping.wait(self.settings.sweep_seconds):
             with contextlib.suppress(ComityError):  # such as a database that is away: there is a next round
                 self.sweep()
+
+    def _settled(self, query: Query) -> Query:
+        """The query with the share of people an estimate looks at decided: a job has one from its start."""
+        if query.kind != "estimate":
+            return query
+        asked = check_agreed(query, self.collaborations, self._identity.public.to_text())[0]
+        minimum, noise = asked.agreement.terms.minimum_input, plan(asked, self._noise).half_width
+        return settled(query, self.catalogue[query.dataset], minimum=minimum, noise=noise)
 
     def _http(self, collaboration: str) -> JobTransport:
         return HttpJobTransport(

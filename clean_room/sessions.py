@@ -21,6 +21,7 @@ from clean_room.noise import NoisePlan
 from clean_room.protocols.messages import InputCommitment, Offer
 from clean_room.protocols.terms import Terms
 from clean_room.rules import Asked
+from clean_room.samples import Sampler
 from clean_room.transport import Inbox, Manifest, Outbox
 from privacy.budget import BudgetKey
 
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _JOB = re.compile(r"[0-9a-f]{32}")
+_OFFERED = frozenset({"job", "query", "offer", "attempt", "repeats"})
 MOST_ATTEMPTS = 8
 """How often a job is begun, at most, because consents changed before anything that depends on data left."""
 CHARGED = "charged"
@@ -67,7 +69,9 @@ class Session:
     journal: Journal = field(repr=False)
     part: Journal = field(repr=False)
     document: Mapping[str, Any] = field(repr=False)
+    sampler: Sampler | None = None
     reservation: str | None = None
+    repeats: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     working: threading.Lock = field(default_factory=threading.Lock, repr=False)
     inboxes: dict[int, Inbox] = field(default_factory=dict, repr=False)
@@ -198,18 +202,19 @@ class KeptChunks:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """An offer as it came. `attempt` counts from 1."""
+    """An offer as it came. `attempt` counts from 1; `repeats` is the job it is said to repeat."""
 
     job: str
     query: Query
     raw: bytes = field(repr=False)
     attempt: int
     document: Mapping[str, Any] = field(repr=False)
+    repeats: str | None = None
 
 
 def read_offer(document: Mapping[str, Any]) -> Offered:
     """A partner's offer, read strictly. PeerViolation."""
-    if not {"job", "query", "offer"} <= set(document) <= {"job", "query", "offer", "attempt"}:
+    if not {"job", "query", "offer"} <= set(document) <= _OFFERED:
         raise PeerViolation("an offer has missing or unknown members.")
     job, attempt = document["job"], document.get("attempt", 1)
     if not isinstance(job, str) or not _JOB.fullmatch(job):
@@ -220,7 +225,10 @@ def read_offer(document: Mapping[str, Any]) -> Offered:
         query = Query.from_document(document["query"])
     except Misuse as error:
         raise PeerViolation(error.detail) from None
-    return Offered(job, query, unarmoured(document["offer"], "an offer"), attempt, document)
+    repeats = document.get("repeats")
+    if repeats is not None and not (isinstance(repeats, str) and _JOB.fullmatch(repeats)):
+        raise PeerViolation("an offer repeats something that is no job.")
+    return Offered(job, query, unarmoured(document["offer"], "an offer"), attempt, document, repeats)
 
 
 def read_time(text: object) -> datetime:
