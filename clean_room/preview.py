@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from clean_room.datasets import Dataset
-from clean_room.estimates import count_interval, sum_half_width
+from clean_room.estimates import sum_half_width
 from clean_room.noise import NoiseSource, plan, summed_columns
 from clean_room.protocols.terms import Padding
 from clean_room.rules import Asked, cell_labels
+from clean_room.statistics import interval_of
+from clean_room.thinning import guarantees
 from privacy.identifiers import canonical_column
 
 __all__ = ["preview"]
@@ -33,25 +35,32 @@ def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any
         len(cell_labels(asked.own, query.dimensions)),
         len(cell_labels(asked.partners, query.partner_dimensions)),
     )
-    middle = 1 << 40  # far from the edge at 0, where intervals are cut off
-    _, total = count_interval(middle, spending.count_epsilon, spending.half_width, cells[0] * cells[1])
-    _, cell = count_interval(middle, spending.count_epsilon, spending.half_width, 1)
+    # At the largest answer there can be: with thinning, chance adds more to a larger one.
+    _, total = interval_of(people, spending, cells[0] * cells[1])
+    _, cell = interval_of(people, spending, 1)
     document: dict[str, Any] = {
         "epsilon": spending.epsilon,
         "delta": spending.delta,
         "cells": cells[0] * cells[1],
-        "error_bar": total - middle,
-        "error_bar_cell": cell - middle,
+        "error_bar": total - people,
+        "error_bar_cell": cell - people,
         "rows": len(extract.keys),
         "people": people,
         "minimum_input": asked.agreement.terms.minimum_input,
         "minimum_cell": asked.agreement.terms.minimum_cell,
-        "bytes_sent": 32 * (Padding().padded(people) + (cells[0] - 1) * Padding().minimum),
+        "bytes_sent": 32
+        * (1 + len(query.fallback_keys))
+        * (Padding().padded(people) + (cells[0] - 1) * Padding().minimum),
     }
+    if spending.keep < 1:
+        document["thinning"] = {
+            "keep": spending.keep,
+            "alone": guarantees(spending.keep, spending.delta),
+        }
     columns = summed_columns(asked)
     if columns:
         fixed = columns[0]
-        scale = fixed.magnitude / spending.sum_epsilon / fixed.scale
+        scale = fixed.magnitude / spending.sum_epsilon / fixed.scale / spending.keep
         document["noise_scale"] = scale
         document["error_bar_sum"] = sum_half_width("laplace", scale)
     return document

@@ -146,6 +146,7 @@ class PreviewOut(BaseModel):
     bytes_sent: int
     noise_scale: float | None = None
     error_bar_sum: float | None = None
+    thinning: dict[str, Any] | None = None
 
 
 class InviteIn(_In):
