@@ -170,7 +170,7 @@ class Asking:
         try:
             outcome = self._converse(attempt, course, pin.key)
         except Repeated as said:
-            self._repeat(attempt, given, seen, said.job)
+            self._repeat(attempt, seen, said.job)
             return
         read_commitment(outcome.theirs.consent, purpose=query.purpose)
         result = released(outcome, asked, terms, spending, [len(cell) for cell in given.people])
@@ -184,7 +184,7 @@ class Asking:
             attempt.pause(self._poll)
         return None if seen is None else seen.job
 
-    def _repeat(self, attempt: Attempt, given: QueryInput, seen: str | None, said: str) -> None:
+    def _repeat(self, attempt: Attempt, seen: str | None, said: str) -> None:
         """The partner says that its side is as it was: the answer is the one of before."""
         earlier = None if seen != said else self._repeats.answered(said)
         if earlier is None or earlier.result is None:

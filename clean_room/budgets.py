@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -37,9 +36,9 @@ class Accounts:
         self._node = node
         self._lock = threading.Lock()
 
-    def key(self, lineage: str, pin: PartnerPin, at: datetime) -> BudgetKey:
-        """The account of this partner for the month of `at`: found, or opened, or taken over."""
-        period, key = at.strftime("%Y-%m"), pin.key.to_text()
+    def key(self, lineage: str, pin: PartnerPin, period: str) -> BudgetKey:
+        """The account of this partner for a month (such as 2026-03): found, or opened, or taken over."""
+        key = pin.key.to_text()
         with self._lock:
             known = self._known(lineage, period)
             if key not in known:
@@ -51,9 +50,8 @@ class Accounts:
                 known = self._known(lineage, period)
         return BudgetKey(lineage, known[key], period)
 
-    def peek(self, lineage: str, pin: PartnerPin, at: datetime) -> BudgetKey:
+    def peek(self, lineage: str, pin: PartnerPin, period: str) -> BudgetKey:
         """The account `key` would answer with, without opening it."""
-        period = at.strftime("%Y-%m")
         known = self._known(lineage, period)
         account = known.get(pin.key.to_text()) or self._chosen(lineage, period, pin, known)
         return BudgetKey(lineage, account, period)

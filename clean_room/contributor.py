@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from clean_room.activations import Activations
 from clean_room.admission import Admission, check_room
 from clean_room.alignments import AlignmentStore
+from clean_room.budgets import Accounts
 from clean_room.collaboration import Collaborations
 from clean_room.contributing import CHANGED, Contributing, shown
 from clean_room.countersigning import REPEATABLE, Countersigning, answer_to, kept_answer
@@ -33,6 +34,7 @@ from clean_room.group.pool import BlindingPool
 from clean_room.jobs import Job, JobError, JobState, Role, Stage, concerns
 from clean_room.journal import Journals
 from clean_room.noise import NoiseSource
+from clean_room.repeats import Repeats
 from clean_room.sessions import MOST_ATTEMPTS, RESUMING, Offered, Session, read_offer
 from clean_room.storage import ApprovalRow, Store
 from clean_room.uses import Uses
@@ -70,7 +72,10 @@ class ContributorDesk:
         silence: timedelta,
         allowance: timedelta,
         approval_window: timedelta,
+        accounts: Accounts,
+        repeats: Repeats,
     ) -> None:
+        self._history = repeats.history
         self._store = store
         self._budget = budget
         self._uses = uses
@@ -87,6 +92,7 @@ class ContributorDesk:
             budget=budget,
             noise=noise,
             journals=journals,
+            accounts=accounts,
             clock=clock,
         )
         self._work = Contributing(
@@ -102,6 +108,9 @@ class ContributorDesk:
             random=random,
             threads=threads,
             end=self._end,
+            repeats=repeats,
+            repeat=self._repeat,
+            reserve=lambda session: self._admission.reserve(session, repeated=False),
         )
         self._closing = Countersigning(
             store,
@@ -110,6 +119,7 @@ class ContributorDesk:
             alignments=alignments,
             activations=activations,
             identity=identity,
+            history=repeats.history,
             clock=clock,
         )
         self._sessions: dict[str, Session] = {}
@@ -132,7 +142,8 @@ class ContributorDesk:
             self._serving()
             known = self._session(offered.job)
             if known is None or known.pin.name != partner:
-                self._offer_first(partner, offered)
+                if not self._is_over(partner, offered.job):
+                    self._offer_first(partner, offered)
             elif not known.over:
                 self._offer_again(known, offered)
             elif hashlib.sha256(offered.raw).hexdigest() != known.offer_digest:
@@ -150,6 +161,8 @@ class ContributorDesk:
         if row.role is not Role.CONTRIBUTOR or row.partner != partner:
             raise Misuse("no such job.", code="unknown_job")
         document: dict[str, Any] = {"state": row.state.value, "stage": row.stage.value, "replies": {}}
+        if row.result is not None and "repeated_from" in row.result:
+            document["repeats"] = row.result["repeated_from"]
         if row.error is not None:
             document["error"] = {"code": row.error.code, "detail": "", "advice": ""}
             if row.state is JobState.REJECTED:
@@ -454,6 +467,7 @@ class ContributorDesk:
             if reservation.job == row.id:
                 self._budget.release(reservation.id)
         self._uses.settle(row.id)
+        self._history.forget(row.id)
         self._alignments.discard(row.id)
         self._activations.discard(row.id)
         self._journals.of(row.id).discard()
@@ -499,17 +513,43 @@ class ContributorDesk:
                     self._uses.settle(session.job)
             else:
                 self._uses.drop(session.job)
+                self._history.forget(session.job)
             self._alignments.discard(session.job)
             self._activations.discard(session.job)
             session.drop()
             session.journal.discard()
             self._store.jobs.move(session.job, state, at=self._now(), error=error)
 
+    def _repeat(self, session: Session, earlier: str) -> None:
+        """The question was answered before and nothing has changed: nothing is charged or leaves."""
+        with session.lock:
+            if session.over:
+                return
+            if session.reservation is not None:
+                self._budget.release(session.reservation)
+            row = self._row(earlier)
+            session.drop()
+            session.journal.discard()
+            self._store.jobs.move(
+                session.job,
+                JobState.SUCCEEDED,
+                at=self._now(),
+                stage=Stage.JOINED,
+                progress=1.0,
+                result={"repeated_from": earlier, "epsilon_spent": 0.0},
+                receipt_id=None if row is None else row.receipt_id,
+            )
+
     def _expire(self, session: Session) -> None:
         if not session.over and self._clock() > session.deadline:
             waited = "nobody let the query through in time." if session.patient else None
             error = JobError("timed_out", waited or "the query was open longer than allowed.", retryable=True)
             self._end(session, JobState.TIMED_OUT, error)
+
+    def _is_over(self, partner: str, job: str) -> bool:
+        """Whether the partner asks about a job that has ended here, since when this node may have restarted."""
+        row = self._row(job)
+        return row is not None and row.over and row.role is Role.CONTRIBUTOR and row.partner == partner
 
     def _running(self, partner: str, job: str) -> Session:
         self._serving()

@@ -20,13 +20,22 @@ from clean_room.sessions import RESUMING, patience
 from clean_room.transport import MAX_DOCUMENT, JobTransport, Manifest
 from privacy.errors import ComityError
 
-__all__ = ["AwaitingApproval", "BeginAnew", "Correspondence", "PartnerSilent"]
+__all__ = ["AwaitingApproval", "BeginAnew", "Correspondence", "PartnerSilent", "Repeated"]
 
 T = TypeVar("T")
+_EVERYTHING = 1 << 30
 
 
 class BeginAnew(Exception):
     """Consents changed before anything that depends on data left: the job starts over."""
+
+
+class Repeated(Exception):
+    """The partner has been asked this before, and its side is as it was: the answer of `job` stands."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job
 
 
 class AwaitingApproval(Exception):
@@ -87,6 +96,8 @@ class Correspondence:
         self._judge(state)
         if state.get("state") == "submitted":
             raise BeginAnew  # it was let through meanwhile: with an offer of its own, of the people of now
+        if state.get("state") == "succeeded":
+            self._expects = (_EVERYTHING, 0)  # only the closing signatures are still to be had, once more
         expects = state.get("expects")
         if isinstance(expects, Mapping):
             step, chunk = expects.get("step"), expects.get("chunk")
@@ -169,6 +180,7 @@ class Correspondence:
 
     def _judge(self, state: Mapping[str, Any]) -> None:
         raise_for(state)
+        self._repeated(state)
         if state.get("state") == "awaiting_approval":
             raise AwaitingApproval
         if state.get("again") is True and state.get("attempt") == self._attempt:
@@ -176,8 +188,16 @@ class Correspondence:
 
     def _explain(self, error: Misuse) -> NoReturn:
         """A partner that says the job is over there also says why: raise that instead."""
-        raise_for(self.state())
+        state = self.state()
+        raise_for(state)
+        self._repeated(state)
         raise error
+
+    @staticmethod
+    def _repeated(state: Mapping[str, Any]) -> None:
+        said = state.get("repeats")
+        if state.get("state") == "succeeded" and isinstance(said, str):
+            raise Repeated(said)
 
     def _patiently(self, call: Callable[[], T]) -> T:
         since: datetime | None = None

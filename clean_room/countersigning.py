@@ -12,6 +12,7 @@ from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.conversations import Finished
 from clean_room.errors import PeerViolation
+from clean_room.history import History
 from clean_room.protocols.messages import Seal
 from clean_room.receipts import Receipt, receipt_body
 from clean_room.sessions import CHARGED, Session, read_time
@@ -39,6 +40,7 @@ class Countersigning:
         alignments: AlignmentStore,
         activations: Activations,
         identity: SigningKey,
+        history: History,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -47,6 +49,7 @@ class Countersigning:
         self._alignments = alignments
         self._activations = activations
         self._identity = identity
+        self._history = history
         self._clock = clock
 
     def charge(self, session: Session) -> None:
@@ -57,6 +60,7 @@ class Countersigning:
             at, transcript = self._clock(), session.transcript
             use = use_of(session.asked.query, session.job, session.given, transcript=transcript, at=at)
             self._uses.begin(use, session.given.members, *further_uses(use, session.given))
+        self._history.settle(session.job)
         if session.reservation is not None:
             self._budget.commit(session.reservation)
         session.part.save(CHARGED, b"")

@@ -26,7 +26,7 @@ import pyarrow as pa
 from clean_room.errors import Tampered
 from privacy.errors import BadInput
 
-__all__ = ["HASH_KEY_BYTES", "Fingerprint", "keyed_hashes", "may_be_close", "too_close"]
+__all__ = ["HASH_KEY_BYTES", "Fingerprint", "hashed_people", "keyed_hashes", "may_be_close", "too_close"]
 
 Hashes = npt.NDArray[np.uint64]
 _WORDS = 256  # 1,024 bytes: three times the longest e-mail address
@@ -73,6 +73,17 @@ def _hashed(keys: Hashes, text: bytes, ends: npt.NDArray[np.int64]) -> Hashes:
         two += keys[1, w + 2] * word
     mixed: Hashes = (one & ~_LOW) | (two >> _HALF)
     return mixed
+
+
+def hashed_people(key: bytes, people: pa.Array) -> Hashes:
+    """`keyed_hashes`, also of a struct column: people with several keys, each of which counts."""
+    if not pa.types.is_struct(people.type):
+        return keyed_hashes(key, people)
+    found = np.zeros(len(people), np.uint64)
+    for number, child in enumerate(people.flatten()):
+        filled = keyed_hashes(key, child.cast(pa.binary()).fill_null(b""))
+        found = found * np.uint64(0x9E3779B97F4A7C15) + filled + np.uint64(number)
+    return found
 
 
 def _bound(people: Hashes, values: npt.NDArray[np.float64]) -> Hashes:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from clean_room.differencing import HASH_KEY_BYTES, Fingerprint, keyed_hashes, may_be_close, too_close
+from clean_room.differencing import HASH_KEY_BYTES, Fingerprint, hashed_people, may_be_close, too_close
 from clean_room.inputs import QueryInput
 from clean_room.jobs import Query, Role
 from clean_room.sealed_files import SealedFiles
@@ -120,7 +120,7 @@ class History:
         key = self._keyring.derive("clean-room-history", period, "people", length=32, version=ring)
         hash_key = hashlib.shake_256(key).digest(HASH_KEY_BYTES)
         fingerprint = Fingerprint.of(
-            [keyed_hashes(hash_key, people) for people in given.people],
+            [hashed_people(hash_key, people) for people in given.people],
             list(given.rows),
             None if given.values is None else list(given.values),
             kind=kind,
@@ -133,26 +133,33 @@ class History:
     def admit(self, prepared: Prepared, *, repeats: str | None = None) -> Seen | None:
         """Let a question in and record it, or say that it was asked before.
 
-        The contributor names in `repeats` the job that its partner says is repeated; the analyst leaves it
-        None and learns of any. If there is such a job, with the same question and the same own input, it is
-        returned and nothing is recorded. Raises `DifferencingRisk`, or `Refused(too_many_questions)`, and
-        records nothing.
+        The contributor names in `repeats` the job that its partner says is repeated; if there is such a job,
+        with the same question and the same own input, it is returned and nothing is recorded. The analyst
+        leaves it None and learns of any; nothing is recorded while the other is not settled, and if it is,
+        this one is to be forgotten when the partner agrees that it is a repeat.
+        Raises `DifferencingRisk`, or `Refused(too_many_questions)`, and records nothing.
         """
         question = prepared.question
         with self._place(question):
             earlier = self._earlier(question, prepared.period)
             mine = [k for k in earlier if k.job == question.job]
+            if mine and mine[0].input == prepared.input:
+                return None  # this very job, taken up again after a crash
+            earlier = [k for k in earlier if k.job != question.job]
             if mine:
-                return None  # this very job, resumed after a crash
+                self.forget(question.job)  # begun anew without who opted out; nobody has learnt anything yet
             same = [k for k in earlier if (k.question, k.input) == (question.digest, prepared.input)]
             if question.role is Role.CONTRIBUTOR:
                 same = [k for k in same if k.job == repeats and k.settled]
+            seen = None
             if same:
                 chosen = max(same, key=lambda k: k.settled)
-                return Seen(chosen.job, chosen.settled)
+                seen = Seen(chosen.job, chosen.settled)
+                if question.role is Role.CONTRIBUTOR or not seen.settled:
+                    return seen
             self._compare(prepared, earlier)
             self._record(prepared, earlier)
-        return None
+        return seen
 
     def settle(self, job: str) -> None:
         """The question has been answered: its record stays until the month is over. Idempotent."""

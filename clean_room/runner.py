@@ -31,6 +31,7 @@ from clean_room.journal import Journal, Journals
 from clean_room.lines import Lines
 from clean_room.noise import NoiseSource
 from clean_room.reach_asking import ReachAsking
+from clean_room.repeats import Repeats
 from clean_room.sessions import MOST_ATTEMPTS
 from clean_room.storage import Store
 from clean_room.transport import JobTransport
@@ -81,7 +82,9 @@ class AnalystRunner:
         silence: timedelta,
         allowance: timedelta,
         approval_window: timedelta,
+        repeats: Repeats,
     ) -> None:
+        self._history = repeats.history
         self._store = store
         self._collaborations = collaborations
         self._uses = uses
@@ -110,6 +113,7 @@ class AnalystRunner:
                 random=random,
                 poll_seconds=poll_seconds,
                 silence=silence,
+                repeats=repeats,
             )
             for kind, driver in drivers.items()
         }
@@ -254,6 +258,7 @@ class AnalystRunner:
         if attempt is None:
             return
         attempt.part.discard()
+        self._history.forget(attempt.job.id)
         self._remember(attempt, journal, parked=attempt.parked or self._now())
         self._store.jobs.move(attempt.job.id, JobState.AWAITING_APPROVAL, at=self._now(), progress=0.0)
 
@@ -279,6 +284,7 @@ class AnalystRunner:
     def _end(self, job: Job, state: JobState, error: JobError) -> None:
         with contextlib.suppress(ComityError):  # then it is settled at the next start
             self._uses.settle(job.id)
+        self._history.forget(job.id)
         self._alignments.discard(job.id)
         self._activations.discard(job.id)
         self._journals.of(job.id).discard()

@@ -486,6 +486,12 @@ def standing(make_standing: Workshop) -> Pair:
 
 @pytest.fixture
 def pair(standing: Pair) -> Iterator[Pair]:
-    """A pair shared by tests that leave agreement, consents and files as they are."""
+    """A pair shared by tests that leave agreement, consents and files as they are.
+
+    No test's question is a repeat of another test's.
+    """
     yield standing
     standing.wire.heal()
+    for node in (standing.bank, standing.shop):
+        with node.engine.begin() as connection:
+            connection.execute(clean_room.storage.questions.delete())
