@@ -15,7 +15,12 @@ def create_router(ledger: Ledger) -> APIRouter:
     """Public: nothing in the log is about anybody to whom its openings are unknown."""
     router = APIRouter(route_class=CarefulRoute)
 
-    @router.get("/log/{path:path}", tags=["log"], include_in_schema=True)
+    @router.get(
+        "/log/{path:path}",
+        tags=["log"],
+        include_in_schema=True,
+        responses={404: {"description": "The log has no such file."}},
+    )
     def log_file(path: str) -> Response:
         """The published log (c2sp.org/tlog-tiles): `checkpoint`, `tile/…`, `tile/entries/…`.
 

@@ -82,6 +82,18 @@ class LinkPage(schemas._Strict):
     next: str | None = Field(description="Pass as `before` for the next page; null on the last.")
 
 
+_PAGES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"text/html": {}}}
+    for status, text in (
+        (400, "A page: the form is not one of ours."),
+        (404, "A page: the link has ended, or never was."),
+        (429, "A page: too many tries, wait a minute."),
+        (500, "A page: it could not be done."),
+    )
+}
+"""What a person sees in place of a problem document."""
+
+
 def create_router(people: People, guards: Guards, region: str) -> APIRouter:
     """The officers' endpoints and the public page. `region`: as in `identifiers_of`."""
     router = APIRouter(route_class=CarefulRoute)
@@ -116,7 +128,7 @@ def create_router(people: People, guards: Guards, region: str) -> APIRouter:
 
     desk = _Desk(people)
 
-    @router.get("/preferences/{token}", tags=["preferences"], response_class=Response)
+    @router.get("/preferences/{token}", tags=["preferences"], response_class=Response, responses=_PAGES)
     def show(
         request: Request,
         token: str,
@@ -126,18 +138,22 @@ def create_router(people: People, guards: Guards, region: str) -> APIRouter:
         """The page. Changes nothing, however often and by whomever it is fetched."""
         return desk.show(request, token, lang, done)
 
-    @router.post("/preferences/{token}", tags=["preferences"], response_class=Response)
+    @router.post("/preferences/{token}", tags=["preferences"], response_class=Response, responses=_PAGES)
     async def change(request: Request, token: str) -> Response:
         """A form of the page, or `List-Unsubscribe=One-Click` (RFC 8058), which says no to everything."""
         body = await request.body()
         return await run_in_threadpool(desk.change, request, token, body)
 
-    @router.get("/preferences/{token}/receipts", tags=["preferences"], response_class=Response)
+    @router.get(
+        "/preferences/{token}/receipts", tags=["preferences"], response_class=Response, responses=_PAGES
+    )
     def own_receipts(request: Request, token: str) -> Response:
         """The person's own receipts, as a file."""
         return desk.proof(request, token, "receipts", people.receipts.bundle)
 
-    @router.get("/preferences/{token}/absence", tags=["preferences"], response_class=Response)
+    @router.get(
+        "/preferences/{token}/absence", tags=["preferences"], response_class=Response, responses=_PAGES
+    )
     def own_absence(request: Request, token: str) -> Response:
         """Proof of what the person was not in after saying no, as a file."""
         return desk.proof(request, token, "absence", people.absences.bundle)
