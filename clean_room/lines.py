@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from clean_room.errors import Misuse
 from clean_room.jobs import JobState, Query
 from clean_room.questions import sources_of
 from clean_room.transport import JobTransport
-from privacy.errors import ComityError
+from privacy.errors import ComityError, PeerUnreachable
 
 __all__ = ["Lines"]
 
@@ -35,13 +34,23 @@ class Lines:
         return self._lines[collaboration]
 
     def state(self, job: str) -> dict[str, Any]:
-        """Where the partner stands for which the job must wait or end, or any; {} if none knows the job."""
-        states = []
+        """Where the partner stands for which the job must wait or end, or any; {} if none knows the job.
+
+        Every partner is asked; PeerUnreachable if none answers.
+        """
+        states: list[dict[str, Any]] = []
+        silent: list[PeerUnreachable] = []
         for line in self._lines.values():
-            with contextlib.suppress(Misuse):
+            try:
                 states.append(line.state(job))
+            except PeerUnreachable as error:
+                silent.append(error)
+            except ComityError:  # it does not know the job, or has nothing to say about it
+                continue
         over = [state for state in states if state.get("state") in _OVER]
         awaited = [state for state in states if state.get("state") == JobState.AWAITING_APPROVAL.value]
+        if not states and silent:
+            raise silent[0]
         return next(iter([*over, *awaited, *states]), {})
 
     def cancel(self, job: str, code: str) -> None:

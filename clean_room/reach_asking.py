@@ -9,10 +9,11 @@ receipt for itself.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,16 @@ from clean_room.contributing import CHANGED
 from clean_room.conversations import Workshop
 from clean_room.conversations.reach import ReachOutcome, inquire
 from clean_room.correspondence import AwaitingApproval, BeginAnew, Correspondence
-from clean_room.errors import ConsentStale, Misuse, PeerViolation
+from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.input_records import read_input, write_input
 from clean_room.inputs import QueryInput, prepare, still_allowed
 from clean_room.jobs import JobState, Stage
 from clean_room.journal import Journal
 from clean_room.kept_pool import KeptPool
-from clean_room.noise import NoisePlan, plan
+from clean_room.noise import plan
 from clean_room.panel import check_agreed
 from clean_room.protocols.attestation import Attestation
+from clean_room.protocols.circle import LineOpen
 from clean_room.protocols.messages import Accept, InputCommitment, Offer, ReachSizes, Seal, chained
 from clean_room.protocols.terms import ReachTerms
 from clean_room.questions import read_commitment, terms_for
@@ -48,6 +50,29 @@ __all__ = ["ReachAsking"]
 
 _MOST_RECEIPT = 1 << 20
 _TRIES = 5
+
+
+class _Contact:
+    """Lets every partner hear from this node while it works, or waits for one of them: a partner that hears
+    nothing gives up."""
+
+    def __init__(self, attempt: Attempt, clock: Callable[[], datetime], silence: timedelta) -> None:
+        self._attempt = attempt
+        self._clock = clock
+        self._every = silence / 4
+        self._last = clock()
+
+    def touch(self) -> None:
+        """Ask all partners where they stand, if it is time."""
+        if self._attempt.offered and self._clock() - self._last >= self._every:
+            with contextlib.suppress(PeerUnreachable):
+                self._attempt.lines.state(self._attempt.job.id)
+            self._last = self._clock()
+
+    def wait(self, seconds: float) -> None:
+        """As the attempt's pause."""
+        self._attempt.pause(seconds)
+        self.touch()
 
 
 @dataclass(slots=True)
@@ -79,8 +104,9 @@ class ReachAsking(Asking):
         given = self._inputs(attempt, panel)
         minimum = max(terms.minimum_input for terms in rules)
         MinimumInput(minimum).check(given[0].size)
-        table = [self._seat(attempt, n, panel[n], given[n], spending) for n in range(len(panel))]
-        outcome = self._circle(attempt, table, minimum)
+        contact = _Contact(attempt, self._clock, self._silence)
+        table = [self._seat(attempt, n, panel[n], given[n], contact) for n in range(len(panel))]
+        outcome = self._circle(attempt, table, minimum, contact)
         for commitment in outcome.theirs:
             read_commitment(commitment.consent, purpose=query.purpose)
         names = [panel[0].analyst, *(seat.pin.name for seat in table)]
@@ -177,9 +203,14 @@ class ReachAsking(Asking):
     # ── the ring ────────────────────────────────────────────────────────────────────────────────────────
 
     def _seat(
-        self, attempt: Attempt, number: int, asked: Asked, given: QueryInput, spending: NoisePlan
+        self,
+        attempt: Attempt,
+        number: int,
+        asked: Asked,
+        given: QueryInput,
+        contact: _Contact,
     ) -> _Seat:
-        terms = terms_for(asked, attempt.job.id, spending)
+        terms = terms_for(asked, attempt.job.id, plan(asked, self._noise))
         if not isinstance(terms, ReachTerms):
             raise Misuse("this is not a reach.", code="illegal_step")
         collaboration = asked.query.collaboration
@@ -189,7 +220,7 @@ class ReachAsking(Asking):
             attempt.job.id,
             attempt.number,
             part,
-            wait=attempt.pause,
+            wait=contact.wait,
             waiting=lambda away: self._waiting(attempt, away),
             clock=self._clock,
             silence=self._silence,
@@ -198,14 +229,20 @@ class ReachAsking(Asking):
         )
         return _Seat(asked, self._collaborations.partner(collaboration), terms, given, part, line)
 
-    def _circle(self, attempt: Attempt, table: Sequence[_Seat], minimum: int) -> ReachOutcome:
+    def _circle(
+        self, attempt: Attempt, table: Sequence[_Seat], minimum: int, contact: _Contact
+    ) -> ReachOutcome:
+        def progress(done: int, of: int) -> None:
+            self._tick(attempt, done / max(1, of))
+            contact.touch()
+
         attestations = [Attestation(self._identity.sign, seat.pin.key.verify) for seat in table]
         workshop = Workshop(
             pool=KeptPool(self._pool, attempt.part),
             random=attempt.part.random(self._random),
             noise=self._noise,
             attestation=attestations[0],
-            progress=lambda done, of: self._tick(attempt, done / max(1, of)),
+            progress=progress,
             keep=attempt.part,
         )
         inquiry = inquire(
@@ -316,38 +353,13 @@ class ReachAsking(Asking):
         # From here the people's data has been used: that is recorded even if no partner answers.
         (first, members), *further = uses
         self._uses.record(first, members, *further)
-        partners = []
-        for seat, half, line in zip(table, halves, outcome.state.lines, strict=True):
-            sealing, seal = line.seal()
-            answer = seat.line.sign_off({"receipt": half.document(), "seal": armoured(seal.to_bytes())})
-            sealing.sealed(Seal.from_bytes(unarmoured(answer.get("seal"), "the partner's seal")))
-            receipt = half.with_contributor(answer.get("contributor_signature"))
-            receipt.check_contributor(seat.pin.key)
-            self._store.receipts.add(
-                ReceiptRow(
-                    id=receipt.id,
-                    job=job.id,
-                    kind=job.query.kind,
-                    collaboration=seat.asked.query.collaboration,
-                    document=receipt.document(),
-                    created_at=self._now(),
-                )
-            )
-            left = answer.get("budget_left")
-            partners.append(
-                {
-                    "name": seat.pin.name,
-                    "collaboration": seat.asked.query.collaboration,
-                    "dataset": seat.asked.query.partner_dataset,
-                    "epsilon_spent": seat.terms.epsilon,
-                    "delta_spent": seat.terms.delta,
-                    "budget_left": left if isinstance(left, int | float) else None,
-                    "receipt_id": receipt.id,
-                }
-            )
-        lefts = [partner["budget_left"] for partner in partners]
+        partners = [
+            self._sign_with(attempt, seat, half, line)
+            for seat, half, line in zip(table, halves, outcome.state.lines, strict=True)
+        ]
+        left = [partner["budget_left"] for partner in partners if partner["budget_left"] is not None]
         result |= {
-            "budget_left": None if None in lefts else min(lefts),
+            "budget_left": min(left) if len(left) == len(partners) else None,
             "receipt_id": partners[0]["receipt_id"],
             "receipts": [partner["receipt_id"] for partner in partners],
             "partners": partners,
@@ -362,6 +374,34 @@ class ReachAsking(Asking):
             result=result,
             receipt_id=partners[0]["receipt_id"],
         )
+
+    def _sign_with(self, attempt: Attempt, seat: _Seat, half: Receipt, line: LineOpen) -> dict[str, Any]:
+        """Exchange seals and signatures with one partner, and file the receipt."""
+        sealing, seal = line.seal()
+        answer = seat.line.sign_off({"receipt": half.document(), "seal": armoured(seal.to_bytes())})
+        sealing.sealed(Seal.from_bytes(unarmoured(answer.get("seal"), "the partner's seal")))
+        receipt = half.with_contributor(answer.get("contributor_signature"))
+        receipt.check_contributor(seat.pin.key)
+        query, left = seat.asked.query, answer.get("budget_left")
+        self._store.receipts.add(
+            ReceiptRow(
+                id=receipt.id,
+                job=attempt.job.id,
+                kind=query.kind,
+                collaboration=query.collaboration,
+                document=receipt.document(),
+                created_at=self._now(),
+            )
+        )
+        return {
+            "name": seat.pin.name,
+            "collaboration": query.collaboration,
+            "dataset": query.partner_dataset,
+            "epsilon_spent": seat.terms.epsilon,
+            "delta_spent": seat.terms.delta,
+            "budget_left": float(left) if isinstance(left, int | float) else None,
+            "receipt_id": receipt.id,
+        }
 
     def _half_of(self, table: Sequence[_Seat], number: int, outcome: ReachOutcome, digest: str) -> Receipt:
         """This side's half of a receipt: made once, so that a repeated sign-off is the same."""

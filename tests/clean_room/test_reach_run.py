@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,17 +15,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from clean_room.agreements import Terms
+from clean_room.api import create_router
 from clean_room.group.pool import BlindingPool
 from clean_room.jobs import JobState, Query, Source
 from clean_room.protocols.messages import MESSAGES
 from clean_room.receipts import check_receipt
+from clean_room.service import CleanRoom
 from consent.events import withdraw
+from consent.gate import ConsentGate
 from consent.receipts import verify_absence
+from privacy.budget import BudgetLedger, Cost
 from privacy.errors import Misuse, Refused
+from privacy.keys import KeyRing
 from tests.clean_room.conftest import (
+    HeaderGuards,
     Node,
     UnsafeNoNoise,
     Wire,
@@ -55,8 +64,18 @@ TERMS: dict[str, Any] = {
     "minimum_input": 20,
     "minimum_cell": 3,
     "epsilon_per_query": 1.0,
-    "epsilon_per_month": 3.0,
+    "epsilon_per_month": 1000.0,
 }
+
+
+class Door:
+    """The application of a node as it is now: after a restart it is another."""
+
+    def __init__(self, nodes: dict[str, Node], name: str) -> None:
+        self._nodes, self._name = nodes, name
+
+    def request(self, *given: Any, **more: Any) -> Any:
+        return TestClient(self._nodes[self._name].app).request(*given, **more)
 
 
 @dataclass
@@ -113,6 +132,33 @@ class Trio:
     def uses(self, name: str, job: str) -> list[Any]:
         return [use for _, use in self.nodes[name].ledger.receipts(limit=1000) if use.job == job]
 
+    def reopen(self, name: str, pool: BlindingPool) -> None:
+        """Stop a node's clean room as if its process had ended, and start it again from what is on disk."""
+        node = self.nodes[name]
+        node.service._stopping.set()
+        node.service.close()
+        node.service = CleanRoom(
+            node.engine,
+            collaborations=node.collaborations,
+            catalogue=node.catalogue,
+            gate=ConsentGate(node.ledger),
+            uses=node.ledger,
+            budget=BudgetLedger(node.engine, limit=Cost(1000.0, 0.01)),
+            identity=node.identity,
+            keyring=KeyRing.load(node.directory / "ring"),
+            pool=pool,
+            artefacts=node.directory / "artefacts",
+            clock=node.clock,
+            random=os.urandom,
+            settings=node.service.settings,
+            noise=UnsafeNoNoise(),
+        )
+        app = FastAPI(exception_handlers=dict(node.app.exception_handlers))
+        app.state.partners = node.app.state.partners
+        app.include_router(create_router(node.service, HeaderGuards()))
+        node.app = app
+        node.service.recover()
+
     def withdraw(self, name: str, number: int, partner: str) -> None:
         self.nodes[name].ledger.record([withdraw(identifiers(number), PURPOSE, partner=partner)])
 
@@ -131,7 +177,8 @@ def make_trio(tmp_path_factory: pytest.TempPathFactory, pool: BlindingPool) -> I
         def connect(me: str) -> Callable[[Any], WirePeer]:
             def to(pin: Any) -> WirePeer:
                 wire = wires[pin.name if me == "bank" else me]
-                return WirePeer(pin.name, me, TestClient(nodes[pin.name].app), wire)
+                door: Any = Door(nodes, pin.name)
+                return WirePeer(pin.name, me, door, wire)
 
             return to
 
@@ -162,7 +209,19 @@ def make_trio(tmp_path_factory: pytest.TempPathFactory, pool: BlindingPool) -> I
 
 @pytest.fixture(scope="module")
 def standing(make_trio: Make) -> Trio:
-    return make_trio(epsilon_per_month=1000.0)
+    return make_trio()
+
+
+@pytest.fixture(scope="module")
+def spare(make_trio: Make) -> Trio:
+    """Three nodes for tests that agree anew, with both partners, as they like it."""
+    return make_trio()
+
+
+def renewed(spare: Trio, **terms: Any) -> Trio:
+    for name in ("shop", "air"):
+        spare.agree(name, **terms)
+    return spare
 
 
 @pytest.fixture
@@ -322,31 +381,79 @@ def test_who_opted_out_anywhere_is_not_in_it(make_trio: Make) -> None:
     assert {use.evidence.count for use in trio.uses("bank", job.id)} == {len(PEOPLE["bank"]) - 1}
 
 
-@pytest.mark.parametrize("name", ["air", "shop", "bank"])
-def test_who_opts_out_while_it_runs_is_left_out_before_any_list_leaves(make_trio: Make, name: str) -> None:
+def test_who_opts_out_while_it_runs_is_left_out_before_any_list_leaves(make_trio: Make) -> None:
     trio = make_trio()
-    done: list[str] = []
-
-    def opt_out(method: str, path: str) -> None:
-        if path.endswith("/messages/1/finish") and not done:
-            done.append(path)
-            trio.withdraw(name, 50, "bank" if name != "bank" else "air")
-
-    trio.wires["air"].on_request = opt_out
-    job = trio.bank.run(trio.query())
-    assert done
-    assert job.state is JobState.SUCCEEDED, job.error
     lists = {party: set(people) for party, people in PEOPLE.items()}
-    lists[name].discard(50)
-    check_result(job.result, lists)
-    assert trio.spent("shop") == trio.spent("air") == (1.0, 0)
+    for number, name in ((50, "air"), (51, "shop"), (52, "bank")):
+        done: list[str] = []
+
+        def opt_out(method: str, path: str, number: int = number, name: str = name, done: Any = done) -> None:
+            if path.endswith("/messages/1/finish") and not done:
+                done.append(path)
+                trio.withdraw(name, number, "bank" if name != "bank" else "air")
+
+        trio.wires["air"].on_request = opt_out
+        before = trio.spent("shop"), trio.spent("air")
+        job = trio.bank.run(trio.query())
+        assert done
+        assert job.state is JobState.SUCCEEDED, job.error
+        lists[name].discard(number)
+        check_result(job.result, lists)
+        after = trio.spent("shop"), trio.spent("air")
+        assert [(a[0] - b[0], a[1]) for a, b in zip(after, before, strict=True)] == [(1.0, 0), (1.0, 0)]
+
+
+# ── restarts ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("bank", "/replies/0/"),
+        ("bank", "/messages/1/chunks/0"),
+        ("bank", "/replies/1/"),
+        ("bank", "/messages/2/finish"),
+        ("bank", "/replies/3/"),
+        ("bank", "/receipt"),
+        ("shop", "/messages/1/finish"),
+        ("shop", "/messages/2/finish"),
+        ("air", "/messages/3/finish"),
+        ("air", "/receipt"),
+    ],
+)
+def test_a_node_that_stops_goes_on_where_it_was_and_nobody_pays_twice(
+    trio: Trio, pool: BlindingPool, name: str, where: str
+) -> None:
+    before = trio.spent("shop"), trio.spent("air")
+    stopped, go_on = threading.Event(), threading.Event()
+
+    def stop(method: str, path: str) -> None:
+        if where in path and not stopped.is_set():
+            stopped.set()
+            if name == "bank":
+                trio.bank.service._stopping.set()
+            else:
+                assert go_on.wait(30)
+
+    trio.wires["shop" if name == "bank" else name].on_request = stop
+    job = trio.bank.service.submit(trio.query(), principal="ana")
+    assert stopped.wait(30)
+    trio.reopen(name, pool)
+    go_on.set()
+    found = trio.bank.wait(job.id)
+    assert found.state is JobState.SUCCEEDED, found.error
+    check_result(found.result, {party: set(people) for party, people in PEOPLE.items()})
+    after = trio.spent("shop"), trio.spent("air")
+    assert [(a[0] - b[0], a[1]) for a, b in zip(after, before, strict=True)] == [(1.0, 0), (1.0, 0)]
+    for party in PEOPLE:
+        assert len(trio.uses(party, job.id)) == (2 if party == "bank" else 1)
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_agreement_must_allow_it_before_anybody_is_asked(make_trio: Make) -> None:
-    trio = make_trio()
+def test_every_agreement_must_allow_it_before_anybody_is_asked(spare: Trio) -> None:
+    trio = renewed(spare)
     trio.agree("air", query_types=("overlap",))
     for wire in trio.wires.values():
         wire.requests.clear()
@@ -367,9 +474,9 @@ def test_every_agreement_must_allow_it_before_anybody_is_asked(make_trio: Make) 
     assert caught.value.code == "epsilon_above_agreed"
 
 
-def test_a_partner_that_refuses_ends_it_for_all_and_nobody_is_charged(make_trio: Make) -> None:
-    trio = make_trio()
-    trio.agree("air", epsilon_per_month=1.5)
+def test_a_partner_that_refuses_ends_it_for_all_and_nobody_is_charged(spare: Trio) -> None:
+    trio = renewed(spare)
+    trio.agree("air", epsilon_per_month=trio.spent("air")[0] + 1.5)
     assert trio.bank.run(trio.query()).state is JobState.SUCCEEDED
     before = trio.spent("shop")
     job = trio.bank.run(trio.query(segment="half"))
@@ -419,8 +526,8 @@ def test_terms_are_derived_by_each_partner_and_never_believed(trio: Trio) -> Non
     assert job.error is not None and job.error.code == "peer_violation"
 
 
-def test_small_regions_are_hidden_and_do_not_follow_from_the_rest(make_trio: Make) -> None:
-    trio = make_trio(minimum_cell=14)
+def test_small_regions_are_hidden_and_do_not_follow_from_the_rest(spare: Trio) -> None:
+    trio = renewed(spare, minimum_cell=14)
     job = trio.bank.run(trio.query())
     assert job.state is JobState.SUCCEEDED, job.error
     result = job.result
@@ -439,8 +546,8 @@ def test_a_reach_names_partners_of_its_own(trio: Trio) -> None:
         trio.bank.service.submit(trio.query(others=(Source("a" * 32, "x"),)), principal="ana")
 
 
-def test_a_person_of_one_partner_may_have_to_let_it_through(make_trio: Make) -> None:
-    trio = make_trio()
+def test_a_person_of_one_partner_may_have_to_let_it_through(spare: Trio) -> None:
+    trio = renewed(spare)
     trio.agree("air", approval="person")
     service = trio.bank.service
     job = service.submit(trio.query(), principal="ana")
