@@ -47,7 +47,8 @@ settings.load_profile("house")
 # Those that take longest go first, or one worker would end with them while the other has nothing to do.
 LONG = (
     "test_crashes.py", "test_schema_conformance.py", "test_restored_node.py", "test_snippets.py",
-    "test_examples.py", "test_feed_stateful.py", "test_stateful_ledger.py", "test_partners.py", "test_serve.py",
+    "test_examples.py", "test_feed_stateful.py", "test_stateful_ledger.py", "test_partners.py",
+    "test_serve.py",
 )  # fmt: skip
 
 
