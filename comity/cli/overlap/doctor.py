@@ -24,8 +24,9 @@ def match_rate(
 ) -> None:
     """Find what would lower the match rate of DATASET, before anything is sent. Exits with 1 if much would.
 
-    Looks at the own key columns only: hashes where identifiers belong, placeholders, numbers without a
-    country code, duplicates, coverage. Nothing leaves this machine and no value is shown.
+    Tries what datasets.toml says of DATASET, then looks at the own key columns: hashes where identifiers
+    belong, placeholders, numbers without a country code, duplicates, coverage. Nothing leaves this machine
+    and no value is shown.
 
     Example:
 
@@ -36,7 +37,10 @@ def match_rate(
     from comity.config import load_config
 
     chosen = Catalogue.load(load_config(directory).datasets_file)[dataset]
-    columns = {kind.value: chosen.extract(kind.value).keys for kind in chosen.keys}
+    chosen.check()
+    first, *others = (kind.value for kind in chosen.keys)
+    extract = chosen.extract(first, fallbacks=others)
+    columns = {first: extract.keys, **extract.fallbacks}
     found = examine(columns, profile=profile, region=chosen.region)
     headings = ["key", "rows", "present", "usable", "people", "not usable because"]
     rows = [
@@ -47,8 +51,10 @@ def match_rate(
     lines = table(headings, rows)
     share = found.reachable / found.rows if found.rows else 0.0
     lines.append(f"{found.reachable} of {found.rows} rows ({share:.1%}) can match by at least one key.")
+    if extract.expired:
+        lines.append(f"{extract.expired} more rows are past their retention and in no use.")
     for finding in found.findings:
         lines.append(f"{finding.severity.value}: {finding.kind}: {finding.detail} ({finding.share:.1%}).")
         lines.append(f"      {finding.advice}")
-    show(as_json, asdict(found), lines)
+    show(as_json, asdict(found) | {"expired": extract.expired}, lines)
     raise typer.Exit(1 if any(f.severity is Severity.STOP for f in found.findings) else 0)
