@@ -1,6 +1,6 @@
 """What a query would cost and how sure its answer would be, before anything is sent.
 
-Own rows are read and normalised, not gated and not sent. The partner's size is not known here, so bytes are
+Own rows are read and normalised (for an `estimate` only counted), not gated and not sent. The partner's size is not known here, so bytes are
 those this side sends. Simulated attacks ("what could they learn") are not part of it.
 """
 
@@ -15,6 +15,7 @@ from clean_room.estimates import sum_half_width
 from clean_room.noise import NoiseSource, plan, summed_columns
 from clean_room.protocols.terms import Padding
 from clean_room.rules import Asked, cell_labels
+from clean_room.sample_results import previewed
 from clean_room.statistics import interval_of
 from clean_room.thinning import guarantees
 from privacy.identifiers import canonical_column
@@ -26,6 +27,8 @@ def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any
     """ε, expected half widths of the 95 % intervals, own rows and people, bytes this node would send."""
     query = asked.query
     spending = plan(asked, noise)
+    if query.kind == "estimate":
+        return previewed(asked, dataset, spending)
     extract = dataset.extract(query.key, dimensions=query.dimensions, segment=query.segment)
     canonical = canonical_column(
         query.key, extract.keys, asked.agreement.terms.key_profile, region=dataset.region

@@ -9,14 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 from clean_room.conversations import Outcome
+from clean_room.datasets import Dataset
 from clean_room.errors import Misuse
 from clean_room.noise import NoisePlan
-from clean_room.protocols.sampling import SampleFacts, factor_of, sampled_interval
-from clean_room.protocols.terms import OverlapTerms
-from clean_room.rules import CellRelease, shown_rate
+from clean_room.protocols.sampling import SampleFacts, factor_of, sampled_interval, step_of
+from clean_room.protocols.terms import OverlapTerms, Padding
+from clean_room.rules import Asked, CellRelease, cell_labels, shown_rate
 from clean_room.statistics import cells_of, interval_of
 
-__all__ = ["estimated"]
+__all__ = ["estimated", "previewed"]
 
 _FAR = 1 << 40  # from the edge at 0, where intervals are cut off
 
@@ -55,6 +56,44 @@ def estimated(
             }
             for i, j in cells_of(counts)
         ],
+    }
+
+
+def previewed(asked: Asked, dataset: Dataset, plan: NoisePlan) -> dict[str, Any]:
+    """What an estimate would cost and how sure it would be if half of the own people are shared.
+
+    Own rows are counted, not read; a row is taken for a person.
+    """
+    terms, rate = asked.agreement.terms, asked.query.sample or 1.0
+    rows = dataset.count(asked.query.segment)
+    sampled = round(rows * rate)
+    facts = SampleFacts(step_of(rate), rows, sampled, sampled, 1)
+    cells = tuple(
+        len(cell_labels(offer, dimensions))
+        for offer, dimensions in (
+            (asked.own, asked.query.dimensions),
+            (asked.partners, asked.query.partner_dimensions),
+        )
+    )
+
+    def error(count: int, parts: int) -> int:
+        low, high = sampled_interval(count, interval_of(_FAR, plan, parts)[1] - _FAR, facts)
+        return int((high - low) / 2)
+
+    parts = cells[0] * cells[1]
+    return {
+        "epsilon": plan.epsilon,
+        "delta": plan.delta,
+        "cells": parts,
+        "error_bar": error(sampled // 2, parts),
+        "error_bar_cell": error(sampled // 2 // parts, 1),
+        "rows": rows,
+        "people": rows,
+        "sample_rate": rate,
+        "sampled": sampled,
+        "minimum_input": terms.minimum_input,
+        "minimum_cell": terms.minimum_cell,
+        "bytes_sent": 32 * (Padding().padded(sampled) + (cells[0] - 1) * Padding().minimum),
     }
 
 

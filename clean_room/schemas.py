@@ -17,6 +17,7 @@ __all__ = [
     "DatasetOut",
     "InviteIn",
     "InviteOut",
+    "JobEvent",
     "JobOut",
     "PageOf",
     "PreviewOut",
@@ -124,6 +125,17 @@ class JobOut(BaseModel):
     receipt_id: str | None
 
 
+class JobEvent(BaseModel):
+    """A change of a query."""
+
+    id: str
+    state: str
+    stage: str
+    progress: float
+    updated_at: str
+    error: dict[str, str] | None = None
+
+
 class PageOf(BaseModel):
     """A page of jobs."""
 
@@ -147,6 +159,8 @@ class PreviewOut(BaseModel):
     noise_scale: float | None = None
     error_bar_sum: float | None = None
     thinning: dict[str, Any] | None = None
+    sample_rate: float | None = Field(default=None, description="Of an estimate.")
+    sampled: int | None = Field(default=None, description="Own people an estimate would look at, about.")
 
 
 class InviteIn(_In):
