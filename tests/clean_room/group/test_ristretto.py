@@ -54,6 +54,11 @@ def test_what_encodes_no_point_is_a_violation(bad: str) -> None:
 
 
 def test_the_recipe_is_that_of_pair() -> None:
+    """github.com/Optable/match, pkg/pair/pair.go, PAIRSHA256Ristretto25519, as read (it has no fixed vectors).
+
+    `hash` writes the salt (32 bytes), then the data, to SHA-256; `Encrypt` takes SHA-512 of that, then
+    FromUniformBytes and ScalarMult. The data are the hex digits of SHA-256, as in Optable's optable-pair-cli.
+    """
     salt, address = bytes(range(32)), b"ann@example.org"
     key = sha256(address).hexdigest().encode()
     assert match_key(address, "pair-1") == key
