@@ -54,7 +54,7 @@ def test_what_encodes_no_point_is_a_violation(bad: str) -> None:
 
 
 def test_the_recipe_is_that_of_pair() -> None:
-    """github.com/Optable/match, pkg/pair/pair.go, PAIRSHA256Ristretto25519, as read (it has no fixed vectors).
+    """As in github.com/Optable/match, pkg/pair/pair.go, PAIRSHA256Ristretto25519 (no fixed vectors there).
 
     `hash` writes the salt (32 bytes), then the data, to SHA-256; `Encrypt` takes SHA-512 of that, then
     FromUniformBytes and ScalarMult. The data are the hex digits of SHA-256, as in Optable's optable-pair-cli.
