@@ -1,19 +1,22 @@
 """What a query would cost and how sure its answer would be, before anything is sent.
 
-Own rows are read and normalised (for an `estimate` only counted), not gated and not sent. The partner's size is not known here, so bytes are
-those this side sends. Simulated attacks ("what could they learn") are not part of it.
+Own rows are read and normalised (for an `estimate` only counted), not gated and not sent. The partner's size
+is not known here, so bytes are those this side sends. Simulated attacks ("what could they learn") are not
+part of it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from clean_room.datasets import Dataset
 from clean_room.estimates import sum_half_width
-from clean_room.noise import NoiseSource, plan, summed_columns
+from clean_room.noise import NoisePlan, NoiseSource, plan, summed_columns
 from clean_room.protocols.terms import Padding
+from clean_room.reach_figures import ReachFigures
 from clean_room.rules import Asked, cell_labels
 from clean_room.sample_results import previewed
 from clean_room.statistics import interval_of
@@ -60,6 +63,8 @@ def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any
             "keep": spending.keep,
             "alone": guarantees(spending.keep, spending.delta),
         }
+    if query.kind == "reach":
+        document |= _reach(spending, len(query.others) + 2, people)
     columns = summed_columns(asked)
     if columns:
         fixed = columns[0]
@@ -67,3 +72,14 @@ def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any
         document["noise_scale"] = scale
         document["error_bar_sum"] = sum_half_width("laplace", scale)
     return document
+
+
+def _reach(spending: NoisePlan, lists: int, people: int) -> dict[str, Any]:
+    """Of a reach: cells are its regions. What this node passes on between partners comes on top of its own."""
+    figures = ReachFigures(np.zeros(1 << lists, dtype=np.int64), spending)
+    return {
+        "cells": (1 << lists) - 1,
+        "error_bar": figures.reach().half,
+        "error_bar_cell": figures.region(0b11).half,
+        "bytes_sent": 32 * (lists - 1) * Padding().padded(people),
+    }
