@@ -75,7 +75,7 @@ def preview(asked: Asked, dataset: Dataset, noise: NoiseSource) -> dict[str, Any
 
 
 def _reach(spending: NoisePlan, lists: int, people: int) -> dict[str, Any]:
-    """Of a reach: cells are its regions. What this node passes on between partners comes on top of its own."""
+    """Of a reach: cells are its regions. What is passed on between partners comes on top."""
     figures = ReachFigures(np.zeros(1 << lists, dtype=np.int64), spending)
     return {
         "cells": (1 << lists) - 1,

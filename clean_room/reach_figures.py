@@ -23,6 +23,7 @@ import numpy.typing as npt
 from clean_room.estimates import truncated_laplace
 from clean_room.noise import NoisePlan
 from clean_room.protocols.ring import sets_beside
+from clean_room.rules import HIGH_RATE
 
 __all__ = ["Figure", "ReachFigures", "ReachRelease", "release_regions"]
 
@@ -134,22 +135,26 @@ def _half_width(  # noqa: PLR0917
 @dataclass(frozen=True, slots=True)
 class ReachRelease:
     """What may be shown. `regions`: bool (2^N,); `totals`: the k of which "in exactly k" may be shown;
-    `at_least`: the k of which "in k or more" may be. Nothing at all if `suppressed`."""
+    `at_least`: the k of which "in k or more" may be. Nothing at all if `suppressed`; `covered` says that too
+    much of the analyst's own list is in others."""
 
     regions: npt.NDArray[np.bool_]
     totals: frozenset[int]
     at_least: frozenset[int]
     suppressed: bool
+    covered: bool = False
 
     @property
     def reason(self) -> str | None:
         """Code for why something is hidden."""
         if self.suppressed:
             return "below_minimum_cell"
+        if self.covered:
+            return "high_rate"
         return None if self.regions[1:].all() else "cells_below_minimum"
 
 
-def release_regions(regions: npt.NDArray[np.int64], minimum: int) -> ReachRelease:
+def release_regions(regions: npt.NDArray[np.int64], minimum: int, own: int = 0) -> ReachRelease:
     """Apply the minimum cell to noisy regions, so that nothing hidden follows from what is shown.
 
     Shown besides regions are the reach, totals over all regions of k lists, and how many people went into
@@ -158,20 +163,25 @@ def release_regions(regions: npt.NDArray[np.int64], minimum: int) -> ReachReleas
     more that hold at least `minimum` people together, the next smallest being hidden as well until that is
     so. Where it cannot be had, the total of that k is hidden and the groups of all such k are joined. If it
     cannot be had even with no total but the reach, everything is hidden.
+
+    `own` is how many people went into the analyst's own list. If more than 85 % of them are in one other
+    list, or in any, how many are not would single them out: then no region of the own list is shown, and no
+    total.
     """
     masks = np.arange(len(regions))
     lists = np.array([int(m).bit_count() for m in masks])
-    own = (masks & 1).astype(bool)
+    own_list = (masks & 1).astype(bool)
     parties = int(lists.max())
-    joined: set[int] = set()
+    covered = own > 0 and _most_covered(regions) * 100 > HIGH_RATE * own
+    joined: set[int] = set(range(1, parties + 1)) if covered else set()
     while regions[1:].sum() >= minimum:
-        shown = (regions >= minimum) & (masks > 0)
+        shown = (regions >= minimum) & (masks > 0) & ~(own_list & covered)
         group = np.where(np.isin(lists, list(joined)), 0, lists)
         failed = [
             (k, side)
             for k in sorted({*group[1:].tolist()})
             for side in (False, True)
-            if not _hidden_enough(regions, shown, (group == k) & (own == side) & (masks > 0), minimum)
+            if not _hidden_enough(regions, shown, (group == k) & (own_list == side) & (masks > 0), minimum)
         ]
         if not failed:
             # A total of regions that are all shown anyway tells nothing more.
@@ -180,7 +190,7 @@ def release_regions(regions: npt.NDArray[np.int64], minimum: int) -> ReachReleas
             whole = frozenset(
                 k for k in range(1, parties + 1) if all(j >= k for j in joined) or all(j < k for j in joined)
             )
-            return ReachRelease(shown, totals, whole, False)
+            return ReachRelease(shown, totals, whole, False, covered)
         fresh = {k for k, _ in failed if k}
         if not fresh:
             rest = [k for k in range(1, parties + 1) if k not in joined]
@@ -189,6 +199,15 @@ def release_regions(regions: npt.NDArray[np.int64], minimum: int) -> ReachReleas
             fresh = {min(rest, key=lambda k: int(regions[lists == k].sum()))}
         joined |= fresh
     return ReachRelease(np.zeros(len(regions), dtype=np.bool_), frozenset(), frozenset(), True)
+
+
+def _most_covered(regions: npt.NDArray[np.int64]) -> int:
+    """How many of the analyst's own people are in the other list that has most of them, or in any other."""
+    masks = np.arange(len(regions))
+    inside = (masks & 1).astype(bool)
+    others = range(1, len(regions).bit_length() - 1)
+    shared = [int(regions[inside & (masks >> other & 1).astype(bool)].sum()) for other in others]
+    return max(*shared, int(regions[inside].sum() - regions[1]))
 
 
 def _hidden_enough(

@@ -23,7 +23,7 @@ __all__ = ["reached"]
 def reached(outcome: ReachOutcome, parties: Sequence[str], plan: NoisePlan, minimum: int) -> dict[str, Any]:
     """The result document. `parties` are the names of all, in ring order; `minimum` the strictest cell."""
     figures = ReachFigures.of(outcome.state.counts, outcome.state.sizes, plan)
-    release = release_regions(figures.regions, minimum)
+    release = release_regions(figures.regions, minimum, outcome.state.sizes[0])
     everybody, masks = range(1, figures.lists + 1), range(1, len(figures.regions))
     return {
         **_shown(figures.reach(), not release.suppressed),

@@ -22,6 +22,7 @@ from privacy.errors import Misuse, Refused
 
 __all__ = [
     "AGREED",
+    "HIGH_RATE",
     "AllOf",
     "Asked",
     "CellRelease",
@@ -31,7 +32,8 @@ __all__ = [
     "shown_rate",
 ]
 
-_HIGH_RATE = 85
+HIGH_RATE = 85
+"""Per cent of a list above which nobody is told how many of it are shared."""
 ACTIVATION = "activation"
 """The purpose under which people allow to be reached through a partner."""
 PAIR_PROFILE = "pair-1"
@@ -221,6 +223,18 @@ class EpsilonAgreed:
             )
 
 
+class ThinningKept:
+    """A reach thins nobody out: what the contributors agreed each for itself would not come out as one."""
+
+    def check(self, asked: Asked) -> None:
+        if asked.query.kind == "reach" and asked.agreement.terms.thinning < 1:
+            raise Refused(
+                "the agreement has every list thinned, which a reach cannot do.",
+                code="thinning_agreed",
+                advice="Ask for overlaps with each partner, or amend the agreement.",
+            )
+
+
 AGREED: Rule = AllOf(
     (
         QueryTypeAgreed(),
@@ -231,6 +245,7 @@ AGREED: Rule = AllOf(
         HoldoutAgreed(),
         ActivationAgreed(),
         EpsilonAgreed(),
+        ThinningKept(),
     )
 )
 """Everything an agreement says about a query before data is touched."""
@@ -300,7 +315,7 @@ def shown_rate(value: int, of: int) -> str | None:
     if of <= 0:
         return None
     rate = max(0, round(100 * value / of))
-    return f">{_HIGH_RATE} %" if rate > _HIGH_RATE else f"{rate} %"
+    return f">{HIGH_RATE} %" if rate > HIGH_RATE else f"{rate} %"
 
 
 def cell_labels(offer: DatasetOffer, dimensions: Sequence[str]) -> tuple[str, ...]:

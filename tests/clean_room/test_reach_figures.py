@@ -207,3 +207,17 @@ def test_nobody_shared_and_nobody_at_all(number: int) -> None:
     assert (
         release.suppressed or not release.regions[[m for m in range(1 << number) if m.bit_count() > 1]].any()
     )
+
+
+@pytest.mark.parametrize("where", [0b011, 0b101, 0b111])
+def test_a_list_that_is_nearly_all_in_others_is_not_taken_apart(where: int) -> None:
+    # 20 of 1000 are missing from the others, or from one of them: whoever knows the 1000 would learn which.
+    regions = np.array([0, 20, 300, 0, 300, 0, 300, 0])
+    regions[where] = 980
+    release = release_regions(regions, 10, 1000)
+    assert release.reason == "high_rate" and not release.suppressed
+    assert not release.regions[[1, 3, 5, 7]].any()
+    assert release.regions[[2, 4, 6]].all()
+    assert not release.totals and release.at_least == {1}
+    spread = np.array([0, 400, 300, 200, 300, 200, 300, 200])
+    assert release_regions(spread, 10, 1000).reason is None

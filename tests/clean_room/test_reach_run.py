@@ -465,6 +465,10 @@ def test_every_agreement_must_allow_it_before_anybody_is_asked(spare: Trio) -> N
     with pytest.raises(Refused) as caught:
         trio.bank.service.submit(trio.query(), principal="ana")
     assert caught.value.code == "rule_mismatch"
+    trio.agree("air", thinning=0.9)
+    with pytest.raises(Refused) as caught:
+        trio.bank.service.submit(trio.query(), principal="ana")
+    assert caught.value.code == "thinning_agreed"
     trio.agree("air", epsilon_per_query=0.5)
     job = trio.bank.run(trio.query())  # without an ε of its own it asks with what all allow
     assert job.state is JobState.SUCCEEDED, job.error
@@ -535,6 +539,15 @@ def test_small_regions_are_hidden_and_do_not_follow_from_the_rest(spare: Trio) -
     assert result["reason"] in ("cells_below_minimum", "below_minimum_cell")
     assert all(value >= 14 for value in shown)
     assert all(r["value"] is None and r["ci95"] is None for r in result["regions"] if r["suppressed"])
+
+
+def test_a_preview_says_how_sure_it_would_be_and_asks_nobody(trio: Trio) -> None:
+    for wire in trio.wires.values():
+        wire.requests.clear()
+    found = trio.bank.service.preview(trio.query())
+    assert (found["cells"], found["error_bar"], found["epsilon"]) == (7, 0, 1.0)
+    assert found["people"] == len(PEOPLE["bank"])
+    assert not any(wire.requests for wire in trio.wires.values())
 
 
 def test_a_reach_names_partners_of_its_own(trio: Trio) -> None:

@@ -47,19 +47,19 @@ def test_what_is_not_agreed_is_refused_before_a_job_exists(pair, change, code):
 
 def test_the_contributor_checks_for_itself(pair):
     """An analyst whose node checks nothing still gets nowhere."""
-    import clean_room.runner
-    import clean_room.service
+    import clean_room.asking
+    import clean_room.panel
 
     class Anything:
         def check(self, asked: object) -> None:
             return None
 
-    kept = clean_room.service.AGREED, clean_room.runner.AGREED
-    clean_room.service.AGREED = clean_room.runner.AGREED = Anything()
+    kept = clean_room.panel.AGREED, clean_room.asking.AGREED
+    clean_room.panel.AGREED = clean_room.asking.AGREED = Anything()
     try:
         job = pair.bank.run(pair.query(epsilon=1.5))
     finally:
-        clean_room.service.AGREED, clean_room.runner.AGREED = kept
+        clean_room.panel.AGREED, clean_room.asking.AGREED = kept
     assert job.state == "rejected"
     assert job.error.code == "epsilon_above_agreed"
     assert pair.shop.service.job(job.id).state == "rejected"
