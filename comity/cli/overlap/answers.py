@@ -26,6 +26,8 @@ def lines_of(job: JobOut) -> Iterator[str]:
         yield "result        hidden: fewer people than the agreed minimum cell (which may be none)"
     elif result.get("statistic") == "lift":
         yield from _lift(result)
+    elif job.kind == "reach":
+        yield from _reach(result)
     elif job.kind == "measure":
         low, high = result["ci95"]
         yield f"{result['statistic']} of {result['column']}: {result['value']:,.2f}"
@@ -50,7 +52,22 @@ def lines_of(job: JobOut) -> Iterator[str]:
     yield f"spent         ε = {result['epsilon_spent']:g}" + (
         "" if left is None else f", {left:g} left this month"
     )
-    yield f"receipt       {result['receipt_id']}"
+    for receipt in result.get("receipts") or [result["receipt_id"]]:
+        yield f"receipt       {receipt}"
+
+
+def _reach(result: dict[str, Any]) -> Iterator[str]:
+    low, high = result["ci95"]
+    yield f"reach         {result['value']:,} people, 95 % {low:,} … {high:,}, each counted once"
+    figures = [
+        *((f"{k['lists']} or more lists", k) for k in result["at_least"][1:]),
+        *((f"only {alone['party']}", alone) for alone in result["exclusive"]),
+        *((" and ".join(region["parties"]), region) for region in result["regions"]),
+    ]
+    rows = [(name, *(("hidden", "") if found["suppressed"] else _figures(found))) for name, found in figures]
+    yield ""
+    yield from table(["in", "people", "95 %"], rows)
+    yield ""
 
 
 def _lift(result: dict[str, Any]) -> Iterator[str]:
