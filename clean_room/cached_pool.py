@@ -86,9 +86,13 @@ class CachingPool(_Through):
         self._cache = cache
         self._least = least
 
+    def worth_it(self, people: Sequence[pa.BinaryArray]) -> bool:
+        """Whether there are so many people that the cache is quicker."""
+        return sum(map(len, people)) >= self._least
+
     def of(self, lineage: str, kind: str, profile: str, people: Sequence[pa.BinaryArray]) -> BlindingPool:
         """A pool that takes the points of `people` from the cache, if there are enough of them."""
-        if sum(map(len, people)) < self._least:
+        if not self.worth_it(people):
             return self._pool
         return CachedPool(self._pool, self._cache.set_of(lineage, kind, profile), people)
 

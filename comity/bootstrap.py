@@ -220,6 +220,7 @@ def _assemble(records: Records) -> Node:
         random=records.random,
         settings=TrainingSettings(flower_home=str(config.data_dir / "flower")),
     )
+    records.erasure.forgetters.append(service.forget)
     feed = Feed(ledger, signing_key=records.identity.key, enforcers=(service.enforce, training.enforce))
     lines = PartnerLines(records.collaborations, records.peers)
     readers = FeedReaders(feed, partial(_partners, ledger), lines, records.random, config.jobs.feed_seconds)

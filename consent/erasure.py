@@ -10,7 +10,7 @@ A legal hold postpones the deletion, never the opt-out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -84,6 +84,8 @@ class Erasure:
         self._ledger = ledger
         self._suppress_for = suppress_for
         self.journal = journal
+        self.forgetters: list[Callable[[Sequence[tuple[str, bytes]]], None]] = []
+        """Called with everything a person was known by, once they have opted out: to drop what is derived."""
 
     def erase(
         self,
@@ -209,6 +211,8 @@ class Erasure:
     def _carry_out(self, work: ErasureWork) -> Erased:
         self._ledger.log.append(work)
         self._ledger.announce()
+        for forget in self.forgetters:
+            forget([(i.kind, i.canonical) for i in work.everything if i.kind != PSEUDONYM])
         if work.row is None:
             raise Misuse("The work was not carried out.")
         with self._ledger.store.read() as view:

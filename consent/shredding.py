@@ -107,6 +107,7 @@ class ErasureWork:
     waiting: ErasureRow | None = None  # the held request that is carried out now
     hold: Hold | None = None
     row: ErasureRow | None = None
+    everything: tuple[Identifier, ...] = field(default=(), repr=False)  # known of the person, once staged
 
     def stage(self, tx: LedgerTransaction, first: int, now: int) -> list[Staged]:
         staged: list[Staged] = []
@@ -122,6 +123,7 @@ class ErasureWork:
         else:
             people = self._held(tx)
         everything = list(dict.fromkeys([*(i for _, theirs in people for i in theirs), *self.identifiers]))
+        self.everything = tuple(everything)
         staged += self._withdraw(tx, people, first + len(staged), now)
         lookups = [self.vault.lookup(i.kind)(i.canonical) for i in everything]
         handles = list(dict.fromkeys(tx.find_subjects(lookups).values()))

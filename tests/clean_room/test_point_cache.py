@@ -4,14 +4,16 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from clean_room.cached_pool import CachedPool
+from clean_room.cached_pool import CachedPool, CachingPool
 from clean_room.errors import BadInput, Misuse
 from clean_room.group import BlindingPool, new_scalar
 from clean_room.point_cache import PointCache
+from consent.erasure import Erasure
 from privacy.keys import KeyRing
 
 POOL = BlindingPool(workers=0)
@@ -196,6 +198,24 @@ def test_a_pool_with_a_cache_gives_what_one_without_gives_and_keeps_no_padding(
     hasher = Hasher()
     cache.set_of("crm", "email", "comity-1").points(column, hasher)
     assert sorted(hasher.asked) == sorted(padding.to_pylist())
+
+
+def test_nodes_keep_points_of_who_may_be_used_and_drop_who_is_erased(
+    make_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if every list were large enough to be worth it.
+    monkeypatch.setattr(CachingPool, "worth_it", lambda self, people: True)
+    pair = make_pair()
+    first = pair.bank.run(pair.query()).result["value"]
+    kept = pair.bank.directory / "artefacts" / "points"
+    before = sum(path.stat().st_size for path in kept.glob("*.sealed"))
+    assert before > 280 * 50
+    assert pair.bank.run(pair.query(segment="adults_40")).result["value"] < first
+    assert sum(path.stat().st_size for path in kept.glob("*.sealed")) == before
+    erasure = Erasure(pair.bank.ledger)
+    erasure.forgetters.append(pair.bank.service.forget)
+    erasure.erase(pair.identifiers(100))
+    assert before - sum(path.stat().st_size for path in kept.glob("*.sealed")) == 50
 
 
 def test_a_pool_with_a_cache_refuses_what_the_other_refuses(opened: Callable[..., PointCache]) -> None:
