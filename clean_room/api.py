@@ -10,7 +10,9 @@ from starlette.concurrency import run_in_threadpool
 
 from clean_room.activation_api import add_activations
 from clean_room.agreements import Terms
+from clean_room.approval_api import add_approvals
 from clean_room.errors import Misuse, PeerViolation
+from clean_room.events import add_events
 from clean_room.jobs import Job, Role
 from clean_room.schemas import (
     AcceptIn,
@@ -47,6 +49,8 @@ def create_router(service: CleanRoom, guards: Guards) -> APIRouter:
     _add_peer_collaborations(router, service, guards)
     _add_peer_jobs(router, service, guards)
     add_activations(router, service, guards)
+    add_approvals(router, service, guards)
+    add_events(router, service, guards)
     return router
 
 

@@ -10,10 +10,12 @@ Errors of the node come back as the `ComityError` they stand for, with the same 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import ssl
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -30,12 +32,14 @@ from clean_room.schemas import (
     DatasetOut,
     InviteIn,
     InviteOut,
+    JobEvent,
     JobOut,
     PageOf,
     PreviewOut,
     QueryIn,
     ReceiptOut,
 )
+from consent.event_stream import EVENT_STREAM, events_of
 from privacy.errors import (
     BadInput,
     BudgetExhausted,
@@ -51,6 +55,7 @@ from privacy.errors import (
 __all__ = ["Comity", "failure_of"]
 
 M = TypeVar("M", bound=BaseModel)
+_EVENT = 1 << 16
 
 _FAMILIES: dict[str, type[ComityError]] = {
     "bad_input": BadInput,
@@ -185,13 +190,46 @@ class Comity:
         """Stop a query."""
         return self._one(JobOut, "POST", f"/v1/overlap-queries/{job}:cancel")
 
+    def approve(self, job: str, *, reason: str = "") -> JobOut:
+        """Let a partner's query through."""
+        return self._one(JobOut, "POST", f"/v1/overlap-queries/{job}:approve", _Said(reason=reason))
+
+    def reject(self, job: str, *, reason: str) -> JobOut:
+        """Refuse a partner's query; the analyst is shown the reason."""
+        return self._one(JobOut, "POST", f"/v1/overlap-queries/{job}:reject", _Said(reason=reason))
+
+    def events(self, job: str, *, last_event_id: str = "") -> Iterator[JobEvent]:
+        """What changes about a query, as it does, until it has ended (or the node stops).
+
+        Raises `PeerUnreachable` when the connection breaks; the query goes on.
+        """
+        path, limit = f"/v1/overlap-queries/{job}/events", httpx.Timeout(30.0)
+        headers = {"accept": EVENT_STREAM, "last-event-id": last_event_id}
+        try:
+            with self._http.stream("GET", path, headers=headers, timeout=limit) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _problem(answer.status_code, _object(answer))
+                for data in events_of(answer.iter_bytes(), limit=_EVENT):
+                    yield _read(JobEvent, _parsed(data))
+        except httpx.HTTPError as error:
+            raise PeerUnreachable(f"the node does not answer ({type(error).__name__}).") from None
+
+    def follow(self, job: str, *, seen: Callable[[JobEvent | JobOut], None] | None = None) -> JobOut:
+        """As `wait`, by the node's events where they get through, else by asking now and then."""
+        with contextlib.suppress(ComityError):
+            for event in self.events(job):
+                if seen is not None:
+                    seen(event)
+        return self.wait(job, seen=seen)
+
     def wait(
         self,
         job: str,
         *,
         timeout: float = 3600.0,
         pause: float = 0.5,
-        seen: Callable[[JobOut], None] | None = None,
+        seen: Callable[[JobOut], None] | Callable[[JobEvent | JobOut], None] | None = None,
     ) -> JobOut:
         """Follow a query to its end and return it, whatever the end; `seen` is called with every look.
 
@@ -290,6 +328,25 @@ def failure_of(job: JobOut) -> ComityError | None:
     elif code == Tampered.code:
         kind = Tampered
     return kind(str(said.get("detail") or "the query failed."), advice=str(said.get("advice", "")), code=code)
+
+
+class _Said(BaseModel):
+    reason: str
+
+
+def _parsed(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise PeerViolation("the node sent an event that is not JSON.") from None
+
+
+def _object(answer: httpx.Response) -> Mapping[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, Mapping) else {}
 
 
 def _problem(status: int, document: Mapping[str, Any]) -> ComityError:

@@ -41,7 +41,7 @@ from clean_room.receipts import verify
 from clean_room.repeats import Repeats
 from clean_room.runner import AnalystRunner
 from clean_room.samples import settled
-from clean_room.storage import Store
+from clean_room.storage import ApprovalRow, JobStore, Store
 from clean_room.transport import JobTransport
 from clean_room.uses import UseRecorder, Uses
 from consent.encoding import canonical_json
@@ -343,6 +343,23 @@ class CleanRoom:
     def reject(self, job: str, *, principal: str, reason: str) -> Job:
         """Refuse a partner's query that waits for a person of this node; the analyst is shown the reason."""
         return self.contributor.reject(job, principal=principal, reason=reason)
+
+    def approval(self, job: str) -> ApprovalRow:
+        """What a person of this node decided about a partner's query; raises `Misuse(unknown_approval)`."""
+        row = self._store.approvals.get(job)
+        if row is None:
+            raise Misuse("nobody has decided about that query.", code="unknown_approval")
+        return row
+
+    @property
+    def job_changes(self) -> JobStore:
+        """Where to listen for changes of jobs."""
+        return self._store.jobs
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the node is about to stop."""
+        return self._stopping.is_set()
 
     def alignment(self, job: str) -> Alignment:
         """The shared rows of a finished align job, of either role."""

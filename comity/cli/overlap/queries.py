@@ -68,7 +68,7 @@ def run(
         if wait:
             try:
                 with bar(f"{question.kind} with {job.partner}") as update:
-                    job = node.wait(job.id, seen=lambda found: update(found.progress))
+                    job = node.follow(job.id, seen=lambda found: update(found.progress))
             except KeyboardInterrupt:
                 node.cancel(job.id)
                 raise
@@ -94,21 +94,25 @@ def show_job(
 
     with calling(directory, url, api_key) as node:
         found = node.job(job)
-        receipt = None if found.receipt_id is None else node.receipt(found.receipt_id)
-        agreed = None if receipt is None else node.collaboration(receipt.body["collaboration"])
-    value = found.model_dump() | {"receipt": None if receipt is None else receipt.model_dump()}
-    if receipt is None or agreed is None:
-        show(as_json, value, lines_of(found))
-        return
-    checked = check_receipt(
-        receipt.model_dump(exclude={"verified"}),
-        keys={name: PublicKey.from_text(key) for name, key in agreed.parties.items()},
-        agreements=agreed.versions,
-        result=found.result,
-    )
-    value["receipt_check"] = asdict(checked)
-    show(as_json, value, [*lines_of(found), *receipt_lines(receipt, checked)])
-    if not checked.holds:
+        first = [] if found.receipt_id is None else [found.receipt_id]
+        receipts = [node.receipt(name) for name in (found.result or {}).get("receipts") or first]
+        agreed = [node.collaboration(receipt.body["collaboration"]) for receipt in receipts]
+    value = found.model_dump() | {"receipt": receipts[0].model_dump() if receipts else None}
+    checks = [
+        check_receipt(
+            receipt.model_dump(exclude={"verified"}),
+            keys={name: PublicKey.from_text(key) for name, key in under.parties.items()},
+            agreements=under.versions,
+            result=found.result,
+        )
+        for receipt, under in zip(receipts, agreed, strict=True)
+    ]
+    if checks:
+        value["receipt_check"] = asdict(checks[0])
+        value["receipt_checks"] = {r.id: asdict(c) for r, c in zip(receipts, checks, strict=True)}
+    printed = [line for r, c in zip(receipts, checks, strict=True) for line in receipt_lines(r, c)]
+    show(as_json, value, [*lines_of(found), *printed])
+    if not all(checked.holds for checked in checks):
         raise typer.Exit(4)
 
 
