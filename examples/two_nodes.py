@@ -56,13 +56,18 @@ class TwoNodes:
     agreement: str
 
 
-def comity(*arguments: str | Path) -> dict[str, Any]:
-    """Run a `comity` command that answers with one JSON document."""
-    command = [sys.executable, "-c", "from comity.cli import main; main()", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def command(*arguments: str | Path) -> str:
+    """Run a `comity` command; what it prints."""
+    argv = [sys.executable, "-c", "from comity.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"comity {arguments[0]} ended with {done.returncode}: {done.stderr}{done.stdout}")
-    answer: dict[str, Any] = json.loads(done.stdout)
+    return done.stdout
+
+
+def comity(*arguments: str | Path) -> dict[str, Any]:
+    """Run a `comity` command that answers with one JSON document."""
+    answer: dict[str, Any] = json.loads(command(*arguments, "--json"))
     return answer
 
 

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from two_nodes import Row, comity, import_consents, people, serving
+from two_nodes import Row, comity, command, import_consents, people, serving
 
 from comity.demo.nodes import free_ports
 
@@ -113,7 +113,7 @@ def main() -> None:
             # They learnt each other's URL and key over a channel they trust. One invites, the other accepts.
             terms, invitation = place / "collaboration.toml", place / "invitation.json"
             terms.write_text(TERMS, encoding="utf-8")
-            comity(
+            command(
                 "collab", "invite", "shop", "--dir", place / "bank", "--terms", terms, "-o", invitation,
                 "--partner-url", shop["url"], "--partner-key", shop["public_key"],
             )  # fmt: skip
