@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clean_room.activations import Activations
@@ -190,7 +191,9 @@ class Asking:
         if earlier is None or earlier.result is None:
             raise PeerViolation("the partner named another answer than was asked for.")
         self._repeats.history.forget(attempt.job.id)
-        free = {"repeated_from": said, "epsilon_spent": 0.0, "delta_spent": 0.0, "budget_left": None}
+        free: dict[str, Any] = {name: 0.0 for name in ("epsilon_spent", "delta_spent")}
+        cost = {name: earlier.result[name] for name in free if name in earlier.result}
+        free |= {"repeated_from": said, "first_cost": cost, "budget_left": None}
         self._store.jobs.move(
             attempt.job.id,
             JobState.SUCCEEDED,
@@ -270,7 +273,7 @@ class Asking:
         sent = replies = 0
         while True:
             reply = line.reply(
-                replies, terms, offer, accept, lambda n=replies: self._before_answer(attempt, given, n)
+                replies, terms, offer, accept, partial(self._before_answer, attempt, given, replies)
             )
             if replies == 0:
                 accept = acceptance(terms, reply)

@@ -212,7 +212,7 @@ def check_receipt(
         analyst=named and _holds(receipt.check_analyst, analyst),
         contributor=named and _holds(receipt.check_contributor, contributor),
         agreement=known,
-        result=None if result is None else output_hash(result) == receipt.output_hash,
+        result=None if result is None else output_hash(dict(result)) == receipt.output_hash,
     )
 
 
@@ -224,12 +224,16 @@ def _holds(check: Callable[[PublicKey], None], key: PublicKey) -> bool:
     return True
 
 
-_ADDED = frozenset({"budget_left", "receipt_id", "receipts", "partners", "people", "repeated_from"})
+_ADDED = frozenset(
+    {"budget_left", "receipt_id", "receipts", "partners", "people", "repeated_from", "first_cost"}
+)
 
 
-def output_hash(result: Mapping[str, Any]) -> str:
+def output_hash(result: dict[str, Any]) -> str:
     """SHA-256 (hex) of a released result, without what a node adds once the receipt is signed."""
-    signed = {name: value for name, value in result.items() if name not in _ADDED}
+    # A repeat costs nothing; what was signed is what its answer cost the first time.
+    first = result | dict(result.get("first_cost") or {})
+    signed = {name: value for name, value in first.items() if name not in _ADDED}
     return hashlib.sha256(canonical_json(signed)).hexdigest()
 
 

@@ -356,9 +356,9 @@ def test_messages_out_of_turn_end_the_job(pair):
 
 def test_an_exhausted_budget_is_refused_with_what_is_left(make_pair):
     fresh = make_pair(terms={"epsilon_per_month": 2.0})
-    for _ in range(2):
-        assert fresh.bank.run(fresh.query()).state == "succeeded"
-    job = fresh.bank.run(fresh.query())
+    for key in ("email", "phone"):
+        assert fresh.bank.run(fresh.query(key=key)).state == "succeeded"
+    job = fresh.bank.run(fresh.query(epsilon=0.5))
     check = fresh.shop.service.job(job.id)
     assert (job.state, job.error.code) == ("rejected", "budget_exhausted")
     assert (check.state, check.error.code) == ("rejected", "budget_exhausted")

@@ -271,3 +271,24 @@ def test_who_is_refused_is_told_what_to_do(noisy: Any) -> None:
     assert error.advice.startswith("The answer of job")
     assert not error.retryable
     assert issubclass(DifferencingRisk, Refused)
+
+
+def test_the_receipt_of_a_repeat_is_that_of_its_answer_and_holds(noisy: Any) -> None:
+    from clean_room.receipts import check_receipt
+
+    noisy.bank.run(noisy.query())
+    again = noisy.bank.run(noisy.query())
+    document = noisy.bank.service.receipt(again.receipt_id)
+    book = noisy.bank.service.collaborations
+    agreed = {agreement.hash for agreement in book.versions(noisy.collaboration)}
+    found = check_receipt(
+        document, keys=book.keys(noisy.collaboration), agreements=agreed, result=again.result
+    )
+    assert found.result is True and found.analyst and found.contributor
+    forged = check_receipt(
+        document,
+        keys=book.keys(noisy.collaboration),
+        agreements=agreed,
+        result=again.result | {"value": again.result["value"] + 1},
+    )
+    assert forged.result is False

@@ -22,6 +22,9 @@ def lines_of(job: JobOut) -> Iterator[str]:
     result = job.result
     if result is None:
         return
+    if "suppressed" not in result:
+        yield f"repeats       job {result['repeated_from']}: nothing computed, nothing charged"
+        return
     if result["suppressed"]:
         yield "result        hidden: fewer people than the agreed minimum cell (which may be none)"
     elif result.get("statistic") == "lift":

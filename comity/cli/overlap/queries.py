@@ -103,7 +103,7 @@ def show_job(
             receipt.model_dump(exclude={"verified"}),
             keys={name: PublicKey.from_text(key) for name, key in under.parties.items()},
             agreements=under.versions,
-            result=found.result,
+            result=found.result if found.role == "analyst" else None,
         )
         for receipt, under in zip(receipts, agreed, strict=True)
     ]
