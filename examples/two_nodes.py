@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -129,8 +130,10 @@ def two_nodes() -> Iterator[TwoNodes]:
         return
     with tempfile.TemporaryDirectory(prefix="comity-example-") as folder:
         place, ports = Path(folder), free_ports(2)
-        ann = make_node(place, "ann", "bob", port=ports[0], first=0)
-        bob = make_node(place, "bob", "ann", port=ports[1], first=1_000)
+        with ThreadPoolExecutor(2) as both:
+            made = both.submit(make_node, place, "ann", "bob", port=ports[0], first=0)
+            bob = make_node(place, "bob", "ann", port=ports[1], first=1_000)
+            ann = made.result()
         with serving(place, {"ann": ann, "bob": bob}):
             keys = {name: operator_key(place / name) for name in ("ann", "bob")}
             agreed = agree(ann, bob, keys)

@@ -48,9 +48,16 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(place)
 
 
-@pytest.mark.parametrize("folder", ["mask_a_table", "consent_ledger", "overlap_api"])
+@pytest.mark.parametrize("folder", ["mask_a_table", "consent_ledger"])
 def test_an_example_runs_anywhere_and_leaves_nothing(folder: str, tmp_path: Path) -> None:
     run(folder, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@SHARED
+def test_a_question_is_asked_through_the_client(standing: str, tmp_path: Path) -> None:
+    printed = run("overlap_api", tmp_path, COMITY_TWO_NODES=standing)
+    assert "truly 2000" in printed
     assert list(tmp_path.iterdir()) == []
 
 
