@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,7 +46,7 @@ def add_approvals(router: APIRouter, service: CleanRoom, guards: Guards) -> None
     """The routes. Only those who answer for the data decide; anybody may see what was decided."""
     steward = Depends(guards.role("data_steward", "compliance_officer"))
     anyone = Depends(guards.role("analyst", "data_steward", "compliance_officer"))
-    tags = ["overlap queries"]
+    tags: list[str | Enum] = ["overlap queries"]
 
     @router.post("/v1/overlap-queries/{job}:approve", tags=tags, summary="Let a partner's query through")
     def approve(job: str, asked: ApprovalIn | None = None, principal: str = steward) -> JobOut:

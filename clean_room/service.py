@@ -28,6 +28,7 @@ from clean_room.collaboration import Collaborations
 from clean_room.contributor import ContributorDesk
 from clean_room.datasets import Catalogue
 from clean_room.errors import TooManyJobs
+from clean_room.foresight import Engine
 from clean_room.group.pool import BlindingPool
 from clean_room.history import History
 from clean_room.http import HttpJobTransport
@@ -37,6 +38,7 @@ from clean_room.noise import DrawnNoise, NoiseSource, plan
 from clean_room.panel import check_agreed
 from clean_room.point_cache import PointCache
 from clean_room.preview import preview
+from clean_room.previewing import Previewing
 from clean_room.receipts import verify
 from clean_room.repeats import Repeats
 from clean_room.runner import AnalystRunner
@@ -141,6 +143,7 @@ class CleanRoom:
             random=random,
             most=self.settings.points_kept,
         )
+        speed = Engine(pool)
         pool = CachingPool(pool, self._points, least=self.settings.points_from)
         self._journals = Journals(artefacts / "journal", keyring)
         self._repeats = Repeats(
@@ -196,6 +199,19 @@ class CleanRoom:
             accounts=self.accounts,
             repeats=self._repeats,
         )
+        self._previewing = Previewing(
+            self._store,
+            collaborations=collaborations,
+            catalogue=catalogue,
+            gate=gate,
+            accounts=self.accounts,
+            budget=self.budget,
+            repeats=self._repeats,
+            identity=identity,
+            engine=speed,
+            noise=self._noise,
+            clock=clock,
+        )
         self._asked_for_decisions = clock()
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,7 +259,11 @@ class CleanRoom:
         self.contributor.sweep()
         self.activations.enforce(self._uses.size())
         now = self._clock()
-        if now - self._asked_for_decisions < timedelta(seconds=self.settings.approval_poll_seconds):
+        if (
+            timedelta()
+            <= now - self._asked_for_decisions
+            < timedelta(seconds=self.settings.approval_poll_seconds)
+        ):
             return
         self._asked_for_decisions = now
         self._repeats.history.sweep()
@@ -304,10 +324,17 @@ class CleanRoom:
         return kept
 
     def preview(self, query: Query) -> dict[str, Any]:
-        """What a query would cost and how sure its answer would be; nothing is sent to anyone."""
+        """What a query would cost, how sure its answer would be and what somebody could learn by it.
+
+        Nobody's data is sent; the partner is asked what is left of its budget, if it can be reached.
+        """
         query = self._settled(query)
         asked = check_agreed(query, self.collaborations, self._identity.public.to_text())[0]
-        return preview(asked, self.catalogue[query.dataset], self._noise)
+        return self._previewing(asked, preview(asked, self.catalogue[query.dataset], self._noise))
+
+    def left_for(self, partner: str, collaboration: str, dataset: str) -> dict[str, Any]:
+        """What a partner may still learn of an agreed dataset this month: ε left."""
+        return {"epsilon_left": self._previewing.left_for(partner, collaboration, dataset)}
 
     def job(self, job: str) -> Job:
         """One job of either role; raises `Misuse(unknown_job)`."""
