@@ -52,8 +52,13 @@ def write_people(folder: Path, size: int, seed: int, *, for_peers: bool = True) 
     return shared
 
 
-def comity(folder: Path, truth: int, given: argparse.Namespace) -> tuple[Measured, str]:
-    """Run both parties; checks that the value is the truth plus the very noise drawn."""
+def comity(
+    folder: Path, truth: int, given: argparse.Namespace, *, cached: bool = False
+) -> tuple[Measured, str]:
+    """Run both parties, hashed points kept of an earlier run or not.
+
+    Checks that the value is the truth plus the very noise drawn.
+    """
     (port,) = free_ports(1)
     commands = [
         [
@@ -63,6 +68,10 @@ def comity(folder: Path, truth: int, given: argparse.Namespace) -> tuple[Measure
         ]
         for role, name in (("analyst", "a"), ("contributor", "c"))
     ]  # fmt: skip
+    if cached:
+        for command, name in zip(commands, "ac", strict=True):
+            (folder / f"kept-{name}").mkdir()
+            command += ["--points", str(folder / f"kept-{name}")]
     result = run(commands, folder, limit=given.limit, env={"PYTHONPATH": str(HERE.parent)})
     analyst, contributor = result.answers
     if analyst["value"] - contributor["noise"] != truth:
@@ -184,6 +193,9 @@ def main() -> None:
             base = result.seconds
             sent = sum(answer["sent"] for answer in result.answers)
             rows.append(row("Comity overlap", engine, size, result, base=base, sent=sent))
+            kept, _ = comity(folder, truth, given, cached=True)
+            sent = sum(answer["sent"] for answer in kept.answers)
+            rows.append(row("Comity, points kept", engine, size, kept, base=base, sent=sent))
             curves = [] if given.no_peers else ["CURVE_25519"]
             if curves and size <= given.elligator_up_to:
                 curves.append("CURVE_25519_ELLIGATOR2")

@@ -269,6 +269,7 @@ class AnalystSent:
         check_lists("ContributorPoints", message.own, sizes)
         flat = self.side.pool.blind(self.side.scalar, Points.concat(message.own).buffer, progress=progress)
         people = Points(flat).truncated()
+        del flat
         masks = np.stack([join(people, returned) >= 0 for returned in message.returned])
         bounds = np.cumsum([0, *sizes])
         counts = (
@@ -410,7 +411,9 @@ class ContributorAccepted:
         side = self.side
         flat = side.pool.blind(side.scalar, Points.concat(message.lists).buffer, progress=progress)
         places = dropped(sum(self.theirs), _kept(side.terms), side.random)
-        thinned = replaced(Points(flat), places, lambda column: side.hashed(column, None), side.random)
+        whole = replaced(Points(flat), places, lambda column: side.hashed(column, None), side.random)
+        thinned = whole.truncated()
+        del flat, whole  # a third of a gigabyte each at ten million people
         own = self.own if self.own is not None else side.blinded(None)
         dummies = draw_dummies(side.terms, self.matching, self.key, side.random, side.pool.blinder)
         own_lists, rows = self._own(own, dummies)
