@@ -47,6 +47,7 @@ def create_router(service: CleanRoom, guards: Guards) -> APIRouter:
     _add_queries(router, service, guards)
     _add_lookups(router, service, guards)
     _add_peer_collaborations(router, service, guards)
+    _add_peer_budgets(router, service, guards)
     _add_peer_jobs(router, service, guards)
     add_activations(router, service, guards)
     add_approvals(router, service, guards)
@@ -146,7 +147,11 @@ def _add_queries(router: APIRouter, service: CleanRoom, guards: Guards) -> None:
         response.headers["location"] = f"/v1/overlap-queries/{job.id}"
         return _job(job)
 
-    @router.post("/v1/overlap-queries:preview", tags=["overlap queries"], summary="Cost and error bar")
+    @router.post(
+        "/v1/overlap-queries:preview",
+        tags=["overlap queries"],
+        summary="Cost, error bar, and what could be learnt",
+    )
     def preview(asked: QueryIn, _: str = analyst) -> PreviewOut:
         return PreviewOut(**service.preview(asked.query()))
 
@@ -241,6 +246,18 @@ def _add_peer_collaborations(router: APIRouter, service: CleanRoom, guards: Guar
     def leave(collaboration: str, name: str = partner) -> dict[str, str]:
         service.partner_left(name, collaboration)
         return {"state": "left"}
+
+
+def _add_peer_budgets(router: APIRouter, service: CleanRoom, guards: Guards) -> None:
+    partner = Depends(guards.partner())
+
+    @router.get(
+        "/v1/peer/collaborations/{collaboration}/budgets/{dataset}",
+        tags=["peer"],
+        summary="What the asking partner may still learn of a dataset",
+    )
+    def left(collaboration: str, dataset: str, name: str = partner) -> dict[str, Any]:
+        return service.left_for(name, collaboration, dataset)
 
 
 def _add_peer_jobs(router: APIRouter, service: CleanRoom, guards: Guards) -> None:

@@ -161,6 +161,16 @@ class History:
             self._record(prepared, earlier)
         return seen
 
+    def foresee(self, prepared: Prepared) -> Seen | None:
+        """What `admit` would answer or raise, for a preview: nothing is recorded."""
+        earlier = self._earlier(prepared.question, prepared.period)
+        same = [k for k in earlier if (k.question, k.input) == (prepared.question.digest, prepared.input)]
+        if same:
+            chosen = max(same, key=lambda k: k.settled)
+            return Seen(chosen.job, chosen.settled)
+        self._compare(prepared, earlier)
+        return None
+
     def settle(self, job: str) -> None:
         """The question has been answered: its record stays until the month is over. Idempotent."""
         with self._engine.begin() as connection:

@@ -161,6 +161,21 @@ class PreviewOut(BaseModel):
     thinning: dict[str, Any] | None = None
     sample_rate: float | None = Field(default=None, description="Of an estimate.")
     sampled: int | None = Field(default=None, description="Own people an estimate would look at, about.")
+    allowed: int | None = Field(default=None, description="Own people after the consent gate.")
+    budget_left: float | None = Field(default=None, description="ε left this month, if the partner said so.")
+    bytes_received: int | None = Field(default=None, description="About; known after a first answered query.")
+    minutes: float | None = Field(
+        default=None, description="About, of computing; this node's speed for both."
+    )
+    partner_people: int | None = Field(default=None, description="The partner's size class last time.")
+    repeats: str | None = Field(default=None, description="The job whose answer this would be, for nothing.")
+    too_close_to: str | None = Field(
+        default=None, description="The job because of which this would be refused (differencing_risk)."
+    )
+    could_learn: dict[str, Any] | None = Field(
+        default=None,
+        description="Simulated attacks: how many of 1,000 people could be told, and one sentence.",
+    )
 
 
 class InviteIn(_In):

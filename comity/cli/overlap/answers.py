@@ -9,9 +9,9 @@ from comity.cli.output import table
 
 if TYPE_CHECKING:
     from clean_room.receipts import ReceiptCheck
-    from clean_room.schemas import JobOut, ReceiptOut
+    from clean_room.schemas import JobOut, PreviewOut, ReceiptOut
 
-__all__ = ["lines_of", "receipt_lines"]
+__all__ = ["lines_of", "preview_lines", "receipt_lines"]
 
 
 def lines_of(job: JobOut) -> Iterator[str]:
@@ -57,6 +57,21 @@ def lines_of(job: JobOut) -> Iterator[str]:
     )
     for receipt in result.get("receipts") or [result["receipt_id"]]:
         yield f"receipt       {receipt}"
+
+
+def preview_lines(found: PreviewOut) -> Iterator[str]:
+    """What a preview says beyond cost and error bar."""
+    if found.bytes_received is not None:
+        yield f"to come       {found.bytes_received / 1e6:.1f} MB"
+        yield f"computing     about {found.minutes:g} minutes"
+    if found.budget_left is not None:
+        yield f"left          ε = {found.budget_left:g} this month"
+    if found.repeats:
+        yield f"repeats       job {found.repeats}: its answer would be given again, free of charge"
+    if found.too_close_to is not None:
+        yield f"refused       almost the same people as in job {found.too_close_to}, whose answer stands"
+    if found.could_learn:
+        yield from ("", "what could they learn?", found.could_learn["sentence"], found.could_learn["covers"])
 
 
 def _reach(result: dict[str, Any]) -> Iterator[str]:

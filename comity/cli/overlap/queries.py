@@ -10,7 +10,7 @@ import typer
 
 from comity.cli.calling import ApiKey, Url, calling
 from comity.cli.output import Directory, Json, document, show, table
-from comity.cli.overlap.answers import lines_of, receipt_lines
+from comity.cli.overlap.answers import lines_of, preview_lines, receipt_lines
 from comity.cli.overlap.app import app
 from comity.cli.overlap.question import Question, takes_question
 from comity.cli.progress import bar
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @app.command()
 @takes_question
 def preview(question: Question) -> None:
-    """Say what a query would cost and how sure its answer would be; nothing is sent to the partner.
+    """Say what a query would cost, how sure its answer would be and what could be learnt by it.
+
+    Nobody's data is sent; the partner is asked what is left of the month's budget, if it can be reached.
 
     Example:
 
@@ -39,6 +41,7 @@ def preview(question: Question) -> None:
     ]
     if found.error_bar_sum is not None:
         lines.append(f"error of sum  ± {found.error_bar_sum:g} per cell")
+    lines += preview_lines(found)
     show(question.as_json, found.model_dump(), lines)
 
 
