@@ -429,9 +429,8 @@ class ContributorAccepted:
     ) -> tuple[tuple[Points, ...], tuple[npt.NDArray[np.int64], ...]]:
         lists, rows = [], []
         for people, points, extra in zip(self.side.segments, own, dummies.own, strict=True):
-            mixed = Points.concat([points, extra])
-            order = permutation(len(mixed), self.side.random)
-            lists.append(mixed.take(order))
+            order = permutation(len(points) + len(extra), self.side.random)
+            lists.append(points.mixed(extra, order))
             rows.append(np.where(order < len(people), order, -1))
         return tuple(lists), tuple(rows)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from random import Random
 
 import numpy as np
 import pytest
@@ -125,3 +126,15 @@ def test_equality_compares_contents_and_width() -> None:
     assert hash(Points(bytes(32))) == hash(Points(bytearray(32)))
     assert Points(bytes(32)) != Points(bytes(32), 16)
     assert Points(bytes(32)) != bytes(32)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.sampled_from([16, 32]), st.randoms())
+def test_mixing_is_taking_from_both_end_to_end(own: int, extra: int, width: int, random: Random) -> None:
+    one, other = (Points(random.randbytes(n * width), width) for n in (own, extra))
+    order = np.array(random.sample(range(own + extra), own + extra), dtype=np.int64)
+    assert one.mixed(other, order) == Points.concat([one, other], width).take(order)
+
+
+def test_points_of_different_widths_are_not_mixed() -> None:
+    with pytest.raises(Misuse):
+        Points(bytes(32)).mixed(Points(bytes(16), 16), np.array([0, 1]))
