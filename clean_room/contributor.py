@@ -110,7 +110,7 @@ class ContributorDesk:
             end=self._end,
             repeats=repeats,
             repeat=self._repeat,
-            reserve=lambda session: self._admission.reserve(session, repeated=False),
+            reserve=self._reserve,
         )
         self._closing = Countersigning(
             store,
@@ -426,6 +426,12 @@ class ContributorDesk:
         if session.begun:
             self._work.begin(session)
 
+    def _reserve(self, session: Session) -> None:
+        """Once it is known that a question is no repeat; nothing for a session that has ended meanwhile."""
+        with session.lock:
+            if not session.over:
+                self._admission.reserve(session, repeated=False)
+
     def _enter(self, session: Session) -> None:
         """Take a place for the session; `TooManyJobs` if there is none."""
         with self._lock:
@@ -547,7 +553,7 @@ class ContributorDesk:
             self._end(session, JobState.TIMED_OUT, error)
 
     def _is_over(self, partner: str, job: str) -> bool:
-        """Whether the partner asks about a job that has ended here, since when this node may have restarted."""
+        """Whether the partner asks about a job that has ended here, maybe before this node restarted."""
         row = self._row(job)
         return row is not None and row.over and row.role is Role.CONTRIBUTOR and row.partner == partner
 

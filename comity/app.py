@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from clean_room.transport import CHUNK_BYTES
 from comity import metrics as exposition
 from comity.access import ROLES, authorise
 from comity.config import is_loopback
@@ -26,7 +27,7 @@ from comity.errors import NotAuthenticated
 from comity.guards import bearer
 from comity.logs import log
 from comity.loop_lag import LoopLag
-from comity.middleware import BodyLimit, RequestContext, SignedAnswers, for_partners
+from comity.middleware import BodyLimit, PartnerBodies, RequestContext, SignedAnswers, for_partners
 from comity.node import Node
 from comity.problems import CONTENT_TYPE, problem
 from privacy.errors import BadInput, ComityError, Misuse, StorageError
@@ -34,6 +35,7 @@ from privacy.errors import BadInput, ComityError, Misuse, StorageError
 __all__ = ["create_app"]
 
 _THREADS = 128
+_INVITATION = 1 << 16
 
 
 class Problem(BaseModel):
@@ -115,7 +117,17 @@ def create_app(node: Node) -> FastAPI:
         redoc_url=None,
         responses={"default": {"model": Problem, "description": "A problem (RFC 9457)."}},
     )
-    app.add_middleware(BodyLimit, limit=node.config.server.max_body_bytes)
+    most = node.config.server.max_body_bytes
+    app.add_middleware(BodyLimit, limit=most)
+    app.add_middleware(
+        PartnerBodies,
+        check_sender=node.guards.check_sender,
+        limits=(
+            ("/v1/peer/invitations", _INVITATION),
+            ("/chunks/", CHUNK_BYTES),
+            ("/v1/peer/training", most),
+        ),
+    )
     app.add_middleware(RequestContext, metrics=node.metrics)
     app.add_middleware(SignedAnswers, sign=node.sign_answer, public_url=node.config.public_url)
     _add_problems(app)

@@ -11,6 +11,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
 
 from comity.access import ROLES, AccessKeys, authorise
 from comity.errors import NotAuthenticated
@@ -60,11 +61,21 @@ class NodeGuards:
 
         async def signer(request: Request, _declared: Annotated[str | None, Depends(_signature)]) -> str:
             body = await request.body()
-            target = request.scope.get("raw_path", b"").decode("ascii", "replace") or request.url.path
-            if request.scope["query_string"]:
-                target += "?" + request.scope["query_string"].decode("ascii", "replace")
-            lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+            target, lines = _head(request.scope)
             return await run_in_threadpool(self._verifier.request, request.method, target, lines, body)
 
         # FastAPI awaits it: to a handler it is the name.
         return cast(Callable[..., str], signer)
+
+    async def check_sender(self, scope: Scope) -> None:
+        """Raise `NotAuthenticated` unless a pinned partner signed the head of a request; reads no body."""
+        target, lines = _head(scope)
+        await run_in_threadpool(self._verifier.sender, scope["method"], target, lines)
+
+
+def _head(scope: Scope) -> tuple[str, list[tuple[str, str]]]:
+    """The request's target and its header lines, as they came over the wire."""
+    target = scope.get("raw_path", b"").decode("ascii", "replace") or scope["path"]
+    if scope["query_string"]:
+        target += "?" + scope["query_string"].decode("ascii", "replace")
+    return target, [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]

@@ -144,6 +144,21 @@ class RequestVerifier:
         `target` is the path with its query as it came over the wire. Raises `NotAuthenticated` with code
         `signature_missing`, `signature_invalid`, `unknown_key`, `clock_skew` or `replayed_request`.
         """
+        partner, created, nonce = self._signed(method, target, headers, body)
+        now, skew = self.clock(), int(self.skew.total_seconds())
+        # Past created + skew the window above refuses the request whether or not the nonce is remembered.
+        if not self.nonces.first_use(partner, nonce, now=int(now.timestamp()), expires_at=created + 2 * skew):
+            raise _refused("replayed_request", "This very request was received before.")
+        return partner
+
+    def sender(self, method: str, target: str, headers: Iterable[tuple[str, str]]) -> str:
+        """Who signed the head of a request whose body has not been read; as `request`, but for the digest of
+        the body and for replays, which are `request`'s to find."""
+        return self._signed(method, target, headers, None)[0]
+
+    def _signed(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None
+    ) -> tuple[str, int, str]:
         lines = [(name.lower(), value) for name, value in headers]
         for name in _ONCE:
             count = sum(1 for n, _ in lines if n == name)
@@ -180,10 +195,7 @@ class RequestVerifier:
             )
         if nonce is None or not _NONCE.fullmatch(nonce):
             raise _refused("signature_invalid", "The request's signature carries no usable nonce.")
-        # Past created + skew the window above refuses the request whether or not the nonce is remembered.
-        if not self.nonces.first_use(partner, nonce, now=int(now.timestamp()), expires_at=created + 2 * skew):
-            raise _refused("replayed_request", "This very request was received before.")
-        return partner
+        return partner, created, nonce
 
 
 def check_answer(

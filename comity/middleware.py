@@ -2,7 +2,7 @@
 
 From the outside in: `SignedAnswers` signs answers to partners; `RequestContext` gives the request an id,
 logs and counts it, and turns the unexpected into a 500 that tells nothing; `BodyLimit` refuses bodies that
-are too large before anybody reads them.
+are too large before anybody reads them, `PartnerBodies` those of callers that only claim to be partners.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -22,9 +22,17 @@ from comity.identity import SignedRequest
 from comity.logs import error_place, log
 from comity.metrics import Metrics
 from comity.problems import CONTENT_TYPE, problem
-from privacy.errors import ComityError
+from privacy.errors import ComityError, Misuse
 
-__all__ = ["PEER_PREFIX", "BodyLimit", "RequestContext", "SignedAnswers", "for_partners", "send_problem"]
+__all__ = [
+    "PEER_PREFIX",
+    "BodyLimit",
+    "PartnerBodies",
+    "RequestContext",
+    "SignedAnswers",
+    "for_partners",
+    "send_problem",
+]
 
 PEER_PREFIX = "/v1/peer/"
 _PARTNERS = (PEER_PREFIX, "/v1/feed")
@@ -163,6 +171,53 @@ class BodyLimit:
             f"This node accepts bodies of up to {self.limit} bytes.",
             advice="Send it in smaller parts, or raise [server] max_body_bytes.",
         )
+
+
+class PartnerBodies:
+    """Reads no large body of somebody who is no partner, and none that is larger than its route takes.
+
+    A partner's request declares its length. Up to `unsigned` bytes are read before the signature is looked
+    at (an invitation comes from a stranger); more only once `check_sender` has not raised. `limits` are
+    (part of a path, bytes), the first that fits; other routes take documents of `otherwise` bytes.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        check_sender: Callable[[Scope], Awaitable[None]],
+        limits: Sequence[tuple[str, int]],
+        *,
+        unsigned: int = 1 << 16,
+        otherwise: int = 1 << 20,
+    ) -> None:
+        self.app = app
+        self.check_sender = check_sender
+        self.limits = tuple(limits)
+        self.unsigned = unsigned
+        self.otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and str(scope["path"]).startswith(PEER_PREFIX):
+            try:
+                await self._check(scope)
+            except ComityError as error:
+                await send_problem(send, error, scope)
+                return
+        await self.app(scope, receive, send)
+
+    async def _check(self, scope: Scope) -> None:
+        if _header(scope, b"transfer-encoding") is not None:
+            raise Misuse("A partner's request declares its length.", code="length_required")
+        declared = _header(scope, b"content-length") or b"0"
+        if not declared.isdigit():
+            raise Misuse("The declared length of the request is no number.", code="malformed_request")
+        # More digits than any limit has need no reading.
+        size, path = int(declared[:18]), str(scope["path"])
+        limit = next((most for part, most in self.limits if part in path), self.otherwise)
+        if size > limit:
+            raise RequestTooLarge(f"This request takes bodies of up to {limit} bytes.")
+        if size > self.unsigned:
+            await self.check_sender(scope)
 
 
 class SignedAnswers:

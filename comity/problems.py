@@ -61,6 +61,8 @@ def status_of(error: ComityError, *, from_partner: bool = False) -> int:
     family, status, _ = _family(error)
     if family in ("peer_violation", "tampered") and from_partner:
         return 400
+    if error.code == "too_many_jobs":
+        return 429
     if family in ("misuse", "bad_input"):
         if _NOT_FOUND.fullmatch(error.code) and error.code not in ("unknown_entity", "unknown_role"):
             return 404
