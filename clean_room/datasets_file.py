@@ -95,7 +95,8 @@ class Entry:
         query = _QUERIES.get(str(self.source.get("kind")))
         if query is None:
             raise _malformed(f"{name}: the kind of a source must be one of {', '.join(_QUERIES)}")
-        return _validated(query, self.source, f"{name}.source").made(name, base)
+        asked: _DuckDB | _Adbc = _validated(query, self.source, f"{name}.source")
+        return asked.made(name, base)
 
 
 def read(text: str) -> dict[str, Entry]:

@@ -57,7 +57,7 @@ def _parsed(sql: str) -> dict[str, Any]:
         row = None
     finally:
         connection.close()
-    read = json.loads(row[0]) if row else {"error": True}
+    read: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     if read["error"]:
         raise _wrong("it is not an SQL expression")
     statements = read["statements"]

@@ -237,6 +237,7 @@ def _rows(
             outside_cells=int(first.sum()) - len(chosen),
             missing_value=0,
             people=len(places),
+            expired=extract.expired,
         ),
         known=known,
         others=tuple(others),
