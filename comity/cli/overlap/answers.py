@@ -29,6 +29,9 @@ def lines_of(job: JobOut) -> Iterator[str]:
         yield "result        hidden: fewer people than the agreed minimum cell (which may be none)"
     elif result.get("statistic") == "lift":
         yield from _lift(result)
+    elif job.kind == "activate":
+        yield f"ids           {result['value']:,} of shared people ({result['rate']} of own)"
+        yield f"export        comity overlap export {job.id} -o audience.csv"
     elif job.kind == "reach":
         yield from _reach(result)
     elif job.kind == "measure":
@@ -49,6 +52,8 @@ def lines_of(job: JobOut) -> Iterator[str]:
         yield ""
         yield from table([job.query["dataset"], job.query["partner_dataset"], "value", "95 %"], rows)
         yield ""
+    if result.get("thinning"):
+        yield from _thinning(result["thinning"])
     left = result.get("budget_left")
     if result.get("repeated_from"):
         yield f"repeats       job {result['repeated_from']}: the same question, people and answer"
@@ -86,6 +91,15 @@ def _reach(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from table(["in", "people", "95 %"], rows)
     yield ""
+
+
+def _thinning(told: dict[str, Any]) -> Iterator[str]:
+    for found in told["alone"]:
+        worth = "nothing" if found["epsilon"] is None else f"ε = {found['epsilon']:g}"
+        yield (
+            f"thinning      {1 - told['keep']:.1%} dropped; by itself it guarantees {worth} "
+            f"at δ = {found['delta']:g} for {found['people']:,} shared people"
+        )
 
 
 def _lift(result: dict[str, Any]) -> Iterator[str]:
