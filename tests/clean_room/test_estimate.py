@@ -9,11 +9,13 @@ import pytest
 
 from clean_room.datasets import Catalogue
 from clean_room.errors import InputBelowMinimum, PeerViolation
-from clean_room.inputs import QueryInput
+from clean_room.input_records import read_input, write_input
+from clean_room.inputs import QueryInput, prepare
 from clean_room.jobs import JobState
 from clean_room.protocols.sampling import SamplingKey, factor_of, month_of, rate_of
 from clean_room.protocols.terms import EstimateTerms, parse_terms
 from clean_room.samples import Sampler, agreed_sampler, draw, own_sampler, partners_sampler, settled
+from consent.gate import ConsentGate
 from privacy.errors import BadInput, Misuse
 from privacy.identifiers import canonical_column
 
@@ -57,6 +59,23 @@ def test_an_estimate_is_the_overlap_of_the_sample_made_whole(estimating):
     assert (result["rows"], result["sampled"]) == (280, own)
     assert job.query.sample == result["sample_rate"]
     assert job.input["people"] == own
+
+
+def test_what_a_job_goes_on_with_after_a_crash_holds_its_sample(estimating):
+    bank = estimating.bank
+    given = prepare(
+        bank.catalogue["customers"],
+        ConsentGate(bank.ledger),
+        kind="email",
+        purpose="overlap.reach",
+        partner="shop",
+        profile="comity-1",
+        sampler=sampler(0.5),
+    )
+    again = read_input(write_input(given))
+    assert given.sample is not None
+    assert again.sample == given.sample
+    assert again.size == given.size == given.sample.sampled
 
 
 def test_asking_again_looks_at_the_same_people(estimating):
