@@ -51,7 +51,7 @@ class TrainingClient(Comity):
         """Stop a run."""
         return self._one(RunView, "POST", f"/v1/training-runs/{run}:cancel")
 
-    def follow(
+    def follow_run(
         self,
         run: str,
         *,

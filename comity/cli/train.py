@@ -90,7 +90,7 @@ def run(
         if wait:
             try:
                 with bar(f"model with {found.partner}") as update:
-                    found = node.follow(found.id, seen=lambda shown: update(shown.progress))
+                    found = node.follow_run(found.id, seen=lambda shown: update(shown.progress))
             except KeyboardInterrupt:
                 node.cancel_run(found.id)
                 raise

@@ -8,6 +8,7 @@ PeerViolation before anything is used.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -88,17 +89,19 @@ def _require(parts: list[bytes], count: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Message:
+class Message(ABC):
     """Base of the messages; `kind` is the byte on the wire."""
 
     kind: ClassVar[int] = 0
 
+    @abstractmethod
     def to_bytes(self) -> bytes:
-        raise NotImplementedError
+        """The message as it travels."""
 
     @classmethod
+    @abstractmethod
     def from_bytes(cls: type[M], blob: bytes) -> M:
-        raise NotImplementedError
+        """Read strictly. Raises PeerViolation."""
 
     @classmethod
     def is_of_kind(cls, blob: bytes) -> bool:

@@ -49,7 +49,7 @@ def test_the_client_trains_follows_and_reads(settled: Settled) -> None:
     )  # fmt: skip
     run = node.train(body, idempotency_key="once")
     assert node.train(body, idempotency_key="once").id == run.id
-    ended = node.follow(run.id, timeout=60, seen=lambda r: seen.append(r.progress))
+    ended = node.follow_run(run.id, timeout=60, seen=lambda r: seen.append(r.progress))
     assert (ended.state, seen[-1]) == ("succeeded", 1.0)
     assert seen == sorted(seen)
     assert failure_of_run(ended) is None
