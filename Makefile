@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-estimate bench-measure bench-nodes bench-optouts bench-overlap bench-scaling bench-consent lock clean bench-audit
+.PHONY: demo test check bench bench-estimate bench-load bench-measure bench-nodes bench-optouts bench-overlap bench-scaling bench-consent lock clean bench-audit
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
@@ -29,6 +29,9 @@ bench: bench-overlap bench-consent  ## every benchmark; results are appended to 
 
 bench-estimate: $(READY)  ## an estimate over 100 M people a side, beside a bare scan
 	$(BIN)/python benchmarks/estimate.py
+
+bench-load: $(READY)  ## two hundred clients at a node at work, and how long its event loop keeps them waiting
+	$(BIN)/python benchmarks/load.py
 
 bench-measure: $(READY)  ## what summing a column adds to an overlap, beside one Paillier ciphertext a row
 	$(BIN)/python benchmarks/measure.py
