@@ -41,10 +41,10 @@ class Repeats:
         `partner` is whose knowledge grows: the contributor gives its budget account, the analyst the key of
         the one it asks.
         """
-        query = asked.query
-        if query.kind not in COMPARED:
+        query, analyst = asked.query, role is Role.ANALYST
+        # A reach is one question to several partners: each compares for itself what its own people tell.
+        if query.kind not in COMPARED and (analyst or query.kind != "reach"):
             return None
-        analyst = role is Role.ANALYST
         dataset = self._catalogue[query.dataset if analyst else query.partner_dataset]
         question = Question(
             job=job,
