@@ -33,7 +33,7 @@ from clean_room.protocols.sampling import (
 from clean_room.protocols.terms import EstimateTerms, Terms
 from privacy.column_mac import ColumnMac
 from privacy.identifiers import Kind, canonical_column
-from privacy.plain_addresses import plain_addresses
+from privacy.plain_addresses import places, plain_addresses
 
 __all__ = ["Sampler", "agreed_sampler", "draw", "own_sampler", "partners_sampler", "settled"]
 
@@ -70,9 +70,9 @@ class Sampler:
         return _Kept(np.concatenate(rows), words, sum(part.looked_at for part in parts))
 
     def _kept(self, kind: str, text: pa.StringArray, profile: str, region: str) -> _Kept:
-        places = None
+        present = None
         if text.null_count:
-            places = np.flatnonzero(text.is_valid().to_numpy(zero_copy_only=False))
+            present = np.flatnonzero(text.is_valid().to_numpy(zero_copy_only=False))
             text = text.drop_null()
         usable = np.ones(len(text), dtype=np.bool_)
         if kind == Kind.EMAIL:
@@ -82,13 +82,13 @@ class Sampler:
         words = self._words(written)
         unsure = np.flatnonzero(~sure)
         if len(unsure):
-            exact = canonical_column(kind, text.take(pa.array(unsure)), profile, region=region).values
+            exact = canonical_column(kind, text.take(places(unsure)), profile, region=region).values
             found = exact.is_valid().to_numpy(zero_copy_only=False)
             usable[unsure[~found]] = False
             words[unsure[found]] = self._words(exact.drop_null())
         inside = usable if self.step == 0 else usable & (words < np.uint64(threshold_of(self.step)))
         rows = np.flatnonzero(inside)
-        return _Kept(rows if places is None else places[rows], words[rows], int(usable.sum()))
+        return _Kept(rows if present is None else present[rows], words[rows], int(usable.sum()))
 
     def _words(self, column: pa.Array) -> npt.NDArray[np.uint64]:
         """The first 8 bytes of every row's tag, little-endian."""
@@ -158,7 +158,7 @@ def draw(
 
 
 def _rows(batch: Extract, rows: npt.NDArray[np.int64]) -> Extract:
-    at = pa.array(rows)
+    at = places(rows)
     dimensions = {name: column.take(at) for name, column in batch.dimensions.items()}
     return Extract(batch.keys.take(at), batch.row_index[rows], dimensions, None)
 

@@ -1,8 +1,8 @@
-"""Which e-mail addresses of a column are canonical but for case and spaces around, told without a parser.
+"""Which e-mail addresses of a column are canonical once trimmed and lowered, told without a parser.
 
 `canonical_column` decides about every address; this only says for which of them the answer can be nothing
-but the address trimmed and in small letters, or a rejection. Where most rows are to be thrown away anyway,
-as in drawing a sample, that is enough, and costs a tenth.
+but the address trimmed, in small letters and without ignored dots, or a rejection. Where most rows are to
+be thrown away anyway, as in drawing a sample, that is enough, and costs a tenth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from privacy.errors import Misuse
 from privacy.identifiers import PROFILES, Profile
 
-__all__ = ["plain_addresses"]
+__all__ = ["places", "plain_addresses"]
 
 _LOWEST, _HIGHEST, _HYPHEN = 0x21, 0x7E, 0x2D
 _ENDING = b"mail.com"
@@ -25,7 +25,7 @@ if any(not d.encode().endswith(_ENDING) for p in PROFILES.values() for d in p.do
 
 
 def plain_addresses(text: pa.StringArray, profile: str) -> tuple[pa.StringArray, npt.NDArray[np.bool_]]:
-    """The column trimmed and lowered, and where `canonical` gives exactly that, or rejects.
+    """The column trimmed, lowered, without what Gmail ignores; and where `canonical` gives that or rejects.
 
     text: without nulls. The mask is False for what needs a closer look, and may be for more.
     """
@@ -53,28 +53,52 @@ def plain_addresses(text: pa.StringArray, profile: str) -> tuple[pa.StringArray,
     if len(places):
         sure[np.searchsorted(bounds, places, side="right") - 1] = False
     if rules.dotless_domains:
-        sure[_dotted(written, flat, bounds[1:].astype(np.int64), rules)] = False
+        written = _undotted(written, flat, bounds[1:].astype(np.int64), rules, sure)
     return written, sure
 
 
-def _dotted(
-    written: pa.StringArray, flat: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], rules: Profile
-) -> npt.NDArray[np.int64]:
-    """Rows that lose something because the owner of their domain ignores dots and +tags."""
+def _undotted(
+    written: pa.StringArray,
+    flat: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int64],
+    rules: Profile,
+    sure: npt.NDArray[np.bool_],
+) -> pa.StringArray:
+    """`written` without the dots and +tags of addresses whose domain ignores them."""
     width = len(_ENDING)
     if len(flat) < width:
-        return np.empty(0, dtype=np.int64)
+        return written
     anywhere = np.lib.stride_tricks.as_strided(
         flat[:width].view("<u8"), shape=(len(flat) - width + 1,), strides=(1,)
     )
     found = anywhere[np.maximum(ends - width, 0)] == np.frombuffer(_ENDING, dtype="<u8")[0]
     rows = np.flatnonzero(found)
-    some = written.take(pa.array(rows))
-    changed = np.zeros(len(rows), dtype=np.bool_)
+    if not len(rows):
+        return written
+    some = written.take(places(rows))
     for domain in sorted(rules.dotless_domains):
         there = pc.ends_with(some, "@" + domain)
-        if rules.dotless_becomes in (None, domain):
-            local = pc.utf8_slice_codeunits(some, 0, -(len(domain) + 1))
-            there = pc.and_(there, pc.match_substring_regex(local, "[.+]"))
-        changed |= there.to_numpy(zero_copy_only=False)
-    return rows[changed]
+        at = rows[there.to_numpy(zero_copy_only=False)]
+        if not len(at):
+            continue
+        local = pc.utf8_slice_codeunits(some.filter(there), 0, -(len(domain) + 1))
+        if pc.any(pc.match_substring(local, "+")).as_py():
+            local = pc.replace_substring_regex(local, r"\+.*$", "")
+        local = pc.replace_substring(local, ".", "")
+        sure[at[pc.equal(pc.binary_length(local), 0).to_numpy(zero_copy_only=False)]] = False
+        mask = np.zeros(len(written), dtype=np.bool_)
+        mask[at] = True
+        better = pc.binary_join_element_wise(local, rules.dotless_becomes or domain, "@")
+        written = pc.replace_with_mask(written, _flags(mask), better)
+    return written
+
+
+def places(rows: npt.NDArray[np.int64]) -> pa.Int64Array:
+    """Row numbers as Arrow takes them. `pa.array` looks for pandas each time, in vain: 0.1 ms."""
+    held = np.ascontiguousarray(rows, dtype=np.int64)
+    return pa.Int64Array.from_buffers(pa.int64(), len(held), [None, pa.py_buffer(held)])
+
+
+def _flags(mask: npt.NDArray[np.bool_]) -> pa.BooleanArray:
+    packed = np.packbits(mask, bitorder="little")
+    return pa.BooleanArray.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(packed)])
