@@ -198,6 +198,10 @@ class Dataset:
         """How many rows are to be used, of `segment` or of all. Raises what `extract` raises."""
         if segment is not None and segment not in self.segments:
             raise Misuse(f"dataset {self.name} has no such segment.", code="unknown_segment")
+        if segment is None and self.retention is None:
+            with self.source.opened(text=()) as opened:
+                if opened.count is not None:
+                    return opened.count()
         named = [] if segment is None else [self.segments[segment]]
         inside = "TRUE" if segment is None else f"({self.segments[segment]}\n)"
         with self._opened([], named) as (opened, alive):
@@ -207,13 +211,13 @@ class Dataset:
         return int(rows[0][0])
 
     def check(self) -> None:
-        """Try everything datasets.toml says of this dataset against its source, reading no rows of files.
+        """Try everything datasets.toml says of this dataset against its source, without fetching its rows.
 
         Raises what `extract` would, for the first thing that does not hold.
         """
         needed = [*self.keys.values(), *self.columns, *self.features]
         cut = [*(d.sql for d in self.dimensions.values()), *self.segments.values()]
-        with self._opened(needed, cut) as (opened, _):
+        with self._opened(needed, cut, fetch=False) as (opened, _):
             for name in self.columns:
                 as_number(self.name, name, opened.types[name])
 
@@ -269,7 +273,7 @@ class Dataset:
 
     def sample(self, rows: int) -> pa.Table:
         """The first `rows` rows still to be used, with every column that may be touched."""
-        with self._opened([], [], everything=True) as (opened, alive):
+        with self._opened(None, []) as (opened, alive):
             sql = f"SELECT * FROM temp.source WHERE {alive} LIMIT {int(rows)}"  # noqa: S608 own SQL
             with self.source.reading():
                 table = opened.connection.sql(sql).to_arrow_table()
@@ -277,20 +281,21 @@ class Dataset:
 
     @contextmanager
     def _opened(
-        self, needed: Sequence[str], expressions: Sequence[str], *, everything: bool = False
+        self, needed: Sequence[str] | None, expressions: Sequence[str], *, fetch: bool = True
     ) -> Iterator[tuple[Opened, str]]:
-        """The source, presented with `needed` columns and those of `expressions`, and the SQL that is true
-        for rows still to be used. Expressions are known to fit it and to touch allowed columns only."""
+        """The source, presented with `needed` columns (None = all) and those of `expressions`, and the SQL
+        that is true for rows still to be used. Expressions are known to fit it and to touch allowed columns
+        only. Without `fetch` it is not presented."""
         with self.source.opened(text=self.keys.values()) as opened:
             types = opened.types
             permitted = [c for c in types if self.allowed is None or c in self.allowed]
-            for name in needed:
+            for name in needed or ():
                 if name not in types:
                     raise BadInput(f"dataset {self.name} has no column {name}.", code="missing_column")
                 if name not in permitted:
                     raise self._not_allowed(f"column {name}")
             names = self._bound(opened, permitted, expressions)
-            wanted = [c for c in permitted if everything or c in needed or c.lower() in names]
+            wanted = [c for c in permitted if needed is None or c in needed or c.lower() in names]
             alive = "TRUE"
             if self.retention is not None:
                 if self.retention.column not in types:
@@ -301,7 +306,8 @@ class Dataset:
                 kind = types[self.retention.column]
                 alive = self.retention.condition(self.name, kind, self.clock())
                 wanted += [c for c in (self.retention.column,) if c not in wanted]
-            opened.present(wanted or [next(iter(types))])
+            if fetch:
+                opened.present(wanted or [next(iter(types))])
             yield opened, alive
 
     def _bound(self, opened: Opened, permitted: Sequence[str], expressions: Sequence[str]) -> frozenset[str]:

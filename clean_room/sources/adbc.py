@@ -78,7 +78,7 @@ class AdbcSource:
     def opened(self, text: Collection[str]) -> Iterator[Opened]:  # noqa: ARG002 a database types its columns
         with ExitStack() as held:
             server = self._connect(held)
-            empty = self._ask(held, server, "1 = 0").read_all()
+            empty = self._ask(held, server, "*", "WHERE 1 = 0").read_all()
             connection = held.enter_context(open_engine())
             lock(connection)
             with self.reading():
@@ -93,14 +93,21 @@ class AdbcSource:
                     )
 
             def present(columns: Sequence[str]) -> None:
-                batches = self._ask(held, server, "", columns)
+                batches = self._ask(
+                    held, server, self._names(columns), f"ORDER BY {self._names(self.order_by)}"
+                )
                 with self.reading():
                     connection.register("arriving", batches)
                     connection.execute(
                         f"CREATE TEMP VIEW source AS SELECT {_casts(batches.schema)} FROM arriving"  # noqa: S608
                     )
 
-            yield Opened(connection, types, present)
+            def count() -> int:
+                with self._explained(self._module()[0]):
+                    found = self._ask(held, server, "count(*) AS n").read_all()
+                return int(found.column(0)[0].as_py())
+
+            yield Opened(connection, types, present, count)
 
     def _module(self) -> tuple[ModuleType, ModuleType]:
         package = DRIVERS[self.driver].package
@@ -131,18 +138,13 @@ class AdbcSource:
                     statement.execute_update()
         return connection
 
-    def _ask(
-        self, held: ExitStack, server: Any, condition: str, columns: Sequence[str] = ()
-    ) -> pa.RecordBatchReader:
+    def _names(self, columns: Sequence[str]) -> str:
+        return ", ".join(quoted(column, DRIVERS[self.driver].quote) for column in columns)
+
+    def _ask(self, held: ExitStack, server: Any, shown: str, rest: str = "") -> pa.RecordBatchReader:
         manager, _ = self._module()
-        mark = DRIVERS[self.driver].quote
-        chosen = ", ".join(quoted(c, mark) for c in columns) or "*"
         # The line break ends a comment the query may close with.
-        sql = f"SELECT {chosen} FROM ({self.query.strip().rstrip(';')}\n) AS asked"  # noqa: S608
-        if condition:
-            sql = f"{sql} WHERE {condition}"
-        else:
-            sql = f"{sql} ORDER BY {', '.join(quoted(c, mark) for c in self.order_by)}"
+        sql = f"SELECT {shown} FROM ({self.query.strip().rstrip(';')}\n) AS asked {rest}"  # noqa: S608 quoted
         with self._explained(manager):
             statement = manager.AdbcStatement(server)
             held.callback(statement.close)

@@ -37,12 +37,13 @@ class Opened:
 
     `types` names DuckDB's type of every column. The relation `shape` has all of them, to try expressions on,
     and may have no rows. `present(columns)`, called once, makes the relation `source` of these columns only,
-    with rows in the source's own order.
+    with rows in the source's own order. `count`, where there is one, counts rows without fetching them.
     """
 
     connection: duckdb.DuckDBPyConnection
     types: Mapping[str, str]
     present: Callable[[Sequence[str]], None] = field(repr=False)
+    count: Callable[[], int] | None = field(default=None, repr=False)
 
 
 class Source(Protocol):
