@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from clean_room.activation_files import Audience
 from clean_room.client import Comity
 from clean_room.consequences import JobConsequences
 from clean_room.group.ristretto import encrypt, hash_to_points
@@ -352,8 +355,6 @@ def test_an_epoch_outlives_a_restart_and_ends_by_time(tmp_path: Any, clock: Any)
     ring = KeyRing.create(tmp_path / "ring")
 
     def opened() -> PairEpochs:
-        import os
-
         return PairEpochs(tmp_path / "kept", ring, clock=clock, random=os.urandom)
 
     first = opened().current("bank")
@@ -375,8 +376,6 @@ def test_an_epoch_outlives_a_restart_and_ends_by_time(tmp_path: Any, clock: Any)
 
 
 def test_an_epoch_lies_sealed_and_does_not_show_its_secrets(tmp_path: Any, clock: Any) -> None:
-    import os
-
     ring = KeyRing.create(tmp_path / "ring")
     epoch = PairEpochs(tmp_path / "kept", ring, clock=clock, random=os.urandom).current("bank")
     (file,) = (tmp_path / "kept").iterdir()
@@ -393,3 +392,12 @@ def clock() -> Any:
     from tests.clean_room.conftest import Clock
 
     return Clock()
+
+
+def test_any_number_of_suppressed_ids_is_taken_out_whoever_they_are() -> None:
+    ids = np.frombuffer(os.urandom(32 * 5_000), np.uint8).reshape(-1, 32)
+    strangers = np.frombuffer(os.urandom(32 * 2_000), np.uint8).reshape(-1, 32)
+    left = Audience("a", ids).without(np.concatenate([strangers, ids[1_000:3_000]]))
+    assert np.array_equal(left.ids, np.concatenate([ids[:1_000], ids[3_000:]]))
+    assert np.array_equal(left.suppressed, ids[1_000:3_000])
+    assert left.without(strangers[:0]).ids.tobytes() == left.ids.tobytes()
