@@ -20,6 +20,7 @@ from clean_room.protocols import (
     ActivateTerms,
     AlignTerms,
     ColumnTerms,
+    EstimateTerms,
     MeasureTerms,
     OverlapTerms,
     parse_message,
@@ -41,7 +42,7 @@ body = st.lists(st.one_of(number, st.binary(max_size=70)), max_size=12).map(b"".
 kinds = st.sampled_from(sorted(MESSAGES))
 
 
-@settings(max_examples=800)
+@settings(max_examples=400)
 @given(kind=kinds, body=body)
 def test_anything_behind_a_good_header_is_a_message_or_a_violation(kind: int, body: bytes) -> None:
     data = HEADER.pack(b"CMTY", 1, kind, 0, bytes(32)) + body
@@ -54,7 +55,7 @@ def test_anything_behind_a_good_header_is_a_message_or_a_violation(kind: int, bo
     assert message.to_bytes() == data
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 @example(b"CMTY")
 @example(b"CMTY\x01\x00\x00\x00" + bytes(32))
@@ -69,6 +70,7 @@ def test_anything_at_all_is_a_message_or_a_violation(data: bytes) -> None:
 GIVEN: dict[str, Any] = {"job": "j", "purpose": "overlap.reach", "analyst": "bank", "contributor": "shop"}
 GOOD = [
     OverlapTerms(**GIVEN, dummies=2, epsilon=1.0, delta=1e-6),
+    EstimateTerms(**GIVEN, step=35, period="2026-11", sample="ab" * 16),
     MeasureTerms(**GIVEN, columns=(ColumnTerms("spend", -5, 500, 100),)),
     AlignTerms(**GIVEN),
     ActivateTerms(**GIVEN, profile="pair-1", keep=990),
@@ -92,7 +94,7 @@ def read(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("terms", GOOD, ids=lambda t: t.PROTOCOL)
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(data=st.data())
 def test_terms_with_anything_in_a_member_are_terms_or_a_violation(terms: Any, data: st.DataObject) -> None:
     document = json.loads(terms.to_bytes())
@@ -104,7 +106,7 @@ def test_terms_with_anything_in_a_member_are_terms_or_a_violation(terms: Any, da
     read(text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.one_of(st.binary(max_size=100), anything.map(lambda v: json.dumps(v).encode())))
 def test_any_bytes_in_place_of_terms_are_a_violation(data: bytes) -> None:
     with pytest.raises(PeerViolation):
@@ -137,7 +139,7 @@ manifests = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.one_of(anything, manifests))
 def test_a_manifest_is_one_or_a_violation(document: Any) -> None:
     try:
@@ -160,7 +162,7 @@ class Answering:
         return PeerResponse(200, {}, self.body)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.one_of(st.binary(max_size=80), anything.map(lambda v: json.dumps(v).encode())))
 @example(b"[" * 200_000)
 @example(b'{"a":' * 200_000)

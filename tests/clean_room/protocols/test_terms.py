@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clean_room.errors import Misuse, PeerViolation, Refused
-from clean_room.protocols import AlignTerms, ColumnTerms, MeasureTerms, OverlapTerms, Padding, parse_terms
+from clean_room.protocols import (
+    AlignTerms,
+    ColumnTerms,
+    EstimateTerms,
+    MeasureTerms,
+    OverlapTerms,
+    Padding,
+    parse_terms,
+)
 from clean_room.protocols.terms import PLAIN_MODULUS
 
 GIVEN: dict[str, Any] = {"job": "j", "purpose": "overlap.reach", "analyst": "bank", "contributor": "shop"}
@@ -19,6 +27,7 @@ COLUMNS = (ColumnTerms("amount", -5, 100, 100), ColumnTerms("visits", 0, 9))
 EXAMPLES = [
     OverlapTerms(**GIVEN, analyst_segments=("年轻", "old"), epsilon=0.5, delta=1e-6, dummies=40),
     MeasureTerms(**GIVEN, columns=COLUMNS, padding=Padding(10, 4)),
+    EstimateTerms(**GIVEN, step=35, period="2026-11", sample="ab" * 16),
     AlignTerms(**GIVEN, kind="phone", profile="uid2-1"),
 ]
 each = pytest.mark.parametrize("terms", EXAMPLES, ids=lambda t: t.PROTOCOL)
