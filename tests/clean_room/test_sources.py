@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from clean_room import sources
 from clean_room.datasets import Catalogue, Dataset
 from clean_room.sources import DuckDBSource, FileSource
 from privacy.errors import BadInput, ComityError, Misuse
@@ -42,6 +44,11 @@ columns = { spent = { lower = 0, upper = 100 } }
 features = ["spent"]
 segments = { large = "spent > 13" }
 """
+
+
+def test_the_example_of_the_package_runs():
+    assert doctest.testmod(sources).attempted > 3
+    assert doctest.testmod(sources).failed == 0
 
 
 class TestManyFiles:
