@@ -16,9 +16,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from clean_room.armour import armoured, unarmoured
 from clean_room.asking import Asking, Attempt
 from clean_room.collaboration import PartnerPin
@@ -28,7 +25,7 @@ from clean_room.conversations.reach import ReachOutcome, inquire
 from clean_room.correspondence import AwaitingApproval, BeginAnew, Correspondence
 from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.input_records import read_input, write_input
-from clean_room.inputs import QueryInput, prepare, still_allowed
+from clean_room.inputs import QueryInput, still_allowed
 from clean_room.jobs import JobState, Stage
 from clean_room.journal import Journal
 from clean_room.kept_pool import KeptPool
@@ -42,6 +39,7 @@ from clean_room.questions import read_commitment, terms_for
 from clean_room.reach_results import reached
 from clean_room.receipts import Receipt, output_hash, receipt_body
 from clean_room.rules import Asked, MinimumInput
+from clean_room.shared_inputs import prepared_for_all
 from clean_room.storage import ReceiptRow
 from clean_room.uses import Use, use_of
 from consent.encoding import canonical_json, parse_json
@@ -49,7 +47,6 @@ from consent.encoding import canonical_json, parse_json
 __all__ = ["ReachAsking"]
 
 _MOST_RECEIPT = 1 << 20
-_TRIES = 5
 
 
 class _Contact:
@@ -134,39 +131,9 @@ class ReachAsking(Asking):
         since, lease = self._clock(), _longest_lease(panel)
         while True:
             try:
-                return self._consented(panel)
+                return prepared_for_all(self._catalogue[panel[0].query.dataset], self._gate, panel)
             except ConsentStale as error:
                 self._wait_for_consent(attempt, error, since, lease)
-
-    def _consented(self, panel: Sequence[Asked]) -> list[QueryInput]:
-        query, partners = panel[0].query, [asked.contributor for asked in panel]
-        given = prepare(
-            self._catalogue[query.dataset],
-            self._gate,
-            kind=query.key,
-            purpose=query.purpose,
-            also_for=query.also_for,
-            partner=partners[0],
-            profile=panel[0].agreement.terms.key_profile,
-            segment=query.segment,
-        )
-        purposes = (query.purpose, *query.also_for)
-        for _ in range(_TRIES):
-            mask = np.ones(len(given.known), dtype=np.bool_)
-            for partner in partners:
-                for purpose in purposes:
-                    gated = self._gate.filter(query.key, given.known, purpose=purpose, partner=partner)
-                    mask &= np.asarray(gated.mask, dtype=np.bool_)
-            if mask.all():
-                found = [
-                    self._gate.filter(query.key, given.known, purpose=query.purpose, partner=partner)
-                    for partner in partners
-                ]
-                if all(bool(np.all(gated.mask)) for gated in found):
-                    return [replace(given, evidence=gated.evidence, members=gated.members) for gated in found]
-                continue
-            given = _only(given, mask)
-        raise ConsentStale("consents keep changing.", rule=CHANGED, advice="Ask again.")
 
     def _ask_all_again(self, attempt: Attempt, table: Sequence[_Seat], *, moved: bool, late: bool) -> None:
         """As `_ask_again`, towards every partner."""
@@ -238,7 +205,7 @@ class ReachAsking(Asking):
 
         attestations = [Attestation(self._identity.sign, seat.pin.key.verify) for seat in table]
         workshop = Workshop(
-            pool=KeptPool(self._pool, attempt.part),
+            pool=KeptPool(self._points(attempt, table[0].given, table[0].terms), attempt.part),
             random=attempt.part.random(self._random),
             noise=self._noise,
             attestation=attestations[0],
@@ -428,22 +395,6 @@ def _expect_lists(table: Sequence[_Seat], messages: Sequence[bytes]) -> None:
         raise PeerViolation("The lists are empty.")
     for seat in table:
         seat.lists = replace(seat.accept, commitment=InputCommitment((longest,)))
-
-
-def _only(given: QueryInput, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> QueryInput:
-    """Those of an undivided input that `mask` (in its order) keeps."""
-    (people,), (rows,) = given.people, given.rows
-    places = np.flatnonzero(mask)
-    left_out = len(mask) - len(places)
-    counts = replace(given.counts, denied=given.counts.denied + left_out, people=len(places))
-    chosen = pa.array(places)
-    return replace(
-        given,
-        people=(people.take(chosen),),
-        rows=(rows[places],),
-        known=given.known.take(chosen),
-        counts=counts,
-    )
 
 
 def _longest_lease(panel: Sequence[Asked]) -> timedelta | None:
