@@ -12,21 +12,18 @@ ends later leaves a receipt in the consent ledger however it ends.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Set
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from clean_room.activations import Activations
-from clean_room.admission import Admission, check_room
+from clean_room.admission import Admission
 from clean_room.alignments import AlignmentStore
 from clean_room.budgets import Accounts
 from clean_room.collaboration import Collaborations
-from clean_room.contributing import CHANGED, Contributing, shown
+from clean_room.contributing import CHANGED, Contributing
 from clean_room.countersigning import REPEATABLE, Countersigning, answer_to, kept_answer
 from clean_room.datasets import Catalogue
 from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
@@ -34,12 +31,13 @@ from clean_room.group.pool import BlindingPool
 from clean_room.jobs import Job, JobError, JobState, Role, Stage, concerns
 from clean_room.journal import Journals
 from clean_room.noise import NoiseSource
+from clean_room.open_sessions import OpenSessions
+from clean_room.reception import Reception, not_approved
 from clean_room.repeats import Repeats
-from clean_room.sessions import MOST_ATTEMPTS, RESUMING, Offered, Session, read_offer
+from clean_room.sessions import RESUMING, Session, read_offer
 from clean_room.storage import ApprovalRow, Store
 from clean_room.uses import Uses
 from privacy.budget import BudgetLedger
-from privacy.errors import BadInput, ComityError, Refused, Tampered
 from privacy.signing import SigningKey
 
 if TYPE_CHECKING:
@@ -75,17 +73,20 @@ class ContributorDesk:
         accounts: Accounts,
         repeats: Repeats,
     ) -> None:
-        self._history = repeats.history
         self._store = store
-        self._budget = budget
-        self._uses = uses
-        self._alignments = alignments
-        self._activations = activations
         self._journals = journals
         self._clock = clock
         self._silence = silence
-        self._allowance = allowance
-        self._window = approval_window
+        self._open = OpenSessions(
+            store,
+            budget=budget,
+            uses=uses,
+            history=repeats.history,
+            alignments=alignments,
+            activations=activations,
+            journals=journals,
+            clock=clock,
+        )
         self._admission = Admission(
             collaborations=collaborations,
             catalogue=catalogue,
@@ -107,9 +108,9 @@ class ContributorDesk:
             clock=clock,
             random=random,
             threads=threads,
-            end=self._end,
+            end=self._open.end,
             repeats=repeats,
-            repeat=self._repeat,
+            repeat=self._open.repeat,
             reserve=self._reserve,
         )
         self._closing = Countersigning(
@@ -122,9 +123,18 @@ class ContributorDesk:
             history=repeats.history,
             clock=clock,
         )
-        self._sessions: dict[str, Session] = {}
+        self._reception = Reception(
+            store,
+            sessions=self._open,
+            admission=self._admission,
+            work=self._work,
+            closing=self._closing,
+            journals=journals,
+            clock=clock,
+            allowance=allowance,
+            approval_window=approval_window,
+        )
         self._answers: dict[str, datetime] = {}
-        self._lock = threading.Lock()
         self._offers = threading.Lock()
         self._stopped = False
 
@@ -140,12 +150,12 @@ class ContributorDesk:
         offered = read_offer(document)
         with self._offers:
             self._serving()
-            known = self._session(offered.job)
+            known = self._open.get(offered.job)
             if known is None or known.pin.name != partner:
                 if not self._is_over(partner, offered.job):
-                    self._offer_first(partner, offered)
+                    self._reception.first(partner, offered)
             elif not known.over:
-                self._offer_again(known, offered)
+                self._reception.again(known, offered)
             elif hashlib.sha256(offered.raw).hexdigest() != known.offer_digest:
                 raise Misuse("this job has ended here.", code="job_over")
         return self.state(partner, offered.job)
@@ -153,9 +163,9 @@ class ContributorDesk:
     def state(self, partner: str, job: str) -> dict[str, Any]:
         """Where the job stands on this side; what replies are ready. Counts as a sign of life."""
         self._serving()
-        session = self._session(job)
+        session = self._open.get(job)
         if session is not None:
-            self._expire(session)
+            self._open.expire(session)
             self._work.take_up(session)
         row = self._store.jobs.get(job)
         if row.role is not Role.CONTRIBUTOR or row.partner != partner:
@@ -184,13 +194,13 @@ class ContributorDesk:
     def chunk(self, partner: str, job: str, step: int, index: int, body: bytes) -> None:
         """Take one chunk of a message."""
         session = self._running(partner, job)
-        with self._violations(session), session.lock:
+        with self._open.violations(session), session.lock:
             session.inbox(step).chunk(index, body)
 
     def finish(self, partner: str, job: str, step: int, manifest: object) -> None:
         """The message is whole: check it and start on it."""
         session = self._running(partner, job)
-        with self._violations(session), session.lock:
+        with self._open.violations(session), session.lock:
             payload = session.finish(step, manifest)
             if payload is None:
                 return
@@ -216,13 +226,13 @@ class ContributorDesk:
 
         The same request again gets the same answer, for a day.
         """
-        session = self._session(job)
+        session = self._open.get(job)
         if session is None or session.over:
             answer = self._answered(partner, job, document)
             if answer is not None:
                 return answer
         session = self._running(partner, job)
-        with self._violations(session), session.lock:
+        with self._open.violations(session), session.lock:
             if session.over:  # another request with the same content was first
                 return self._answered(partner, job, document) or {}
             signed, answer = self._closing.countersign(session, document)
@@ -242,26 +252,28 @@ class ContributorDesk:
 
     def cancel(self, partner: str, job: str, document: Mapping[str, Any]) -> None:
         """The analyst gives up: because somebody cancelled, or because its side failed."""
-        session = self._session(job)
+        session = self._open.get(job)
         if session is None or session.pin.name != partner or session.over:
             return
         if document.get("code") == "cancelled":
-            self._end(session, JobState.CANCELLED, JobError("cancelled", "the analyst cancelled the query."))
+            self._open.end(
+                session, JobState.CANCELLED, JobError("cancelled", "the analyst cancelled the query.")
+            )
         elif document.get("code") == "timed_out":
             error = JobError("timed_out", "the analyst's node has waited too long.", retryable=True)
-            self._end(session, JobState.TIMED_OUT, error)
+            self._open.end(session, JobState.TIMED_OUT, error)
         else:
             error = JobError("peer_failed", "the analyst's node could not go on with the query.")
-            self._end(session, JobState.FAILED, error)
+            self._open.end(session, JobState.FAILED, error)
 
     # ── what this node calls ────────────────────────────────────────────────────────────────────────────
 
     def withdraw(self, job: str) -> bool:
         """A person of this node cancels a running contribution."""
-        session = self._session(job)
+        session = self._open.get(job)
         if session is None or session.over:
             return False
-        self._end(session, JobState.CANCELLED, JobError("cancelled", "cancelled by the contributor."))
+        self._open.end(session, JobState.CANCELLED, JobError("cancelled", "cancelled by the contributor."))
         return True
 
     def approve(self, job: str, *, principal: str, reason: str = "") -> Job:
@@ -279,8 +291,7 @@ class ContributorDesk:
         session = self._awaiting(job)
         with session.lock:
             self._decide(job, "rejected", principal, reason)
-            detail = f"a person of the partner did not let the query through: {reason}"
-            self._end(session, JobState.REJECTED, JobError("not_approved", detail))
+            self._open.end(session, JobState.REJECTED, not_approved(reason))
         return self._store.jobs.get(job)
 
     def enforce(self, partner: str, purposes: Set[str]) -> int:
@@ -288,7 +299,7 @@ class ContributorDesk:
 
         Returns how many running contributions were told; whether anybody in them is concerned is not said.
         """
-        sessions = [s for s in self._all() if s.pin.name == partner and not s.over]
+        sessions = [s for s in self._open.all() if s.pin.name == partner and not s.over]
         told = [s for s in sessions if concerns(s.asked.query, purposes)]
         for session in told:
             session.doubtful = True
@@ -300,7 +311,7 @@ class ContributorDesk:
         Only to be called before anything else is.
         """
         rows = [row for row in self._store.jobs.unfinished() if row.role is Role.CONTRIBUTOR]
-        return [row.id for row in rows if not self._restored(row)]
+        return [row.id for row in rows if not self._reception.restored(row)]
 
     def keep_answer(self, job: str) -> bool:
         """After a restart: whether the journal of a job that is over holds an answer still to be kept."""
@@ -308,27 +319,27 @@ class ContributorDesk:
         if kept is None:
             return False
         self._answers[job] = datetime.fromisoformat(kept["until"])
+        self._journals.of(job).empty(but="answer")
         return True
 
     def holds(self, job: str) -> bool:
         """Whether the job has a session that goes on."""
-        session = self._session(job)
+        session = self._open.get(job)
         return session is not None and not session.over
 
     def sweep(self) -> None:
         """End sessions that are silent or open for too long; forget those that ended long ago."""
         now = self._clock()
-        for session in self._all():
-            self._expire(session)
+        for session in self._open.all():
+            self._open.expire(session)
             if session.over:
                 if now - session.last_contact >= self._silence:
-                    with self._lock:
-                        self._sessions.pop(session.job, None)
+                    self._open.forget(session)
                 continue
             self._work.take_up(session)
             if not session.patient and now - session.last_contact >= self._silence:
                 error = JobError("timed_out", "the analyst's node has gone silent.", retryable=True)
-                self._end(session, JobState.TIMED_OUT, error)
+                self._open.end(session, JobState.TIMED_OUT, error)
         for job in [job for job, until in list(self._answers.items()) if until <= now]:
             self._journals.of(job).discard()
             self._answers.pop(job, None)
@@ -336,95 +347,12 @@ class ContributorDesk:
     def close(self) -> None:
         """Stop; what is open goes on when the node is started again."""
         self._stopped = True
-        for session in self._all():
+        for session in self._open.all():
             with session.lock:
                 session.drop()
         self._work.close()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def _offer_first(self, partner: str, offered: Offered) -> None:
-        if self._row(offered.job) is not None:
-            raise Misuse("a job of that id is already known here.", code="already_exists")
-        agreement, pin = self._admission.parties(partner, offered)
-        now = self._clock()
-        row = Job(
-            id=offered.job,
-            role=Role.CONTRIBUTOR,
-            query=offered.query,
-            partner=partner,
-            principal=f"partner:{partner}"[:128],
-            state=JobState.SUBMITTED,
-            created_at=now.isoformat(),
-            updated_at=now.isoformat(),
-        )
-        try:
-            session = self._admission.session(agreement, pin, offered, deadline=now + self._allowance)
-            self._enter(session)
-        except ComityError as error:
-            state = JobState.REJECTED if isinstance(error, Refused) else JobState.FAILED
-            self._store.jobs.add(replace(row, state=state, error=shown(error)))
-            raise
-        if session.awaited:
-            session.deadline = now + self._window
-        # The journal first: a row that is there can be taken up again.
-        session.keep()
-        self._store.jobs.add(row)
-        try:
-            self._admission.reserve(session)
-        except ComityError as error:
-            self._end(session, JobState.REJECTED, shown(error))
-            raise
-        self._start(session)
-
-    def _offer_again(self, known: Session, offered: Offered) -> None:
-        with self._violations(known), known.lock:
-            if offered.attempt <= known.attempt:
-                same = hashlib.sha256(offered.raw).hexdigest() == known.offer_digest
-                if offered.attempt == known.attempt and not same:
-                    raise PeerViolation("an offer came twice, differently.")
-                return
-            if offered.query != known.asked.query or offered.attempt > MOST_ATTEMPTS:
-                raise PeerViolation("an attempt is for another query, or one too many.")
-            if known.charged:
-                raise ConsentStale(
-                    "consents changed after something had left.", rule=CHANGED, advice="Ask again."
-                )
-        began = known.approved and not known.begun
-        try:
-            session = self._admission.session(
-                *self._admission.parties(known.pin.name, offered),
-                offered,
-                deadline=self._clock() + self._allowance if began else known.deadline,
-                period=known.budget_key.period,
-            )
-        except ComityError as error:
-            state = JobState.REJECTED if isinstance(error, Refused) else JobState.FAILED
-            self._end(known, state, shown(error))
-            raise
-        with known.lock:
-            if known.over or known.charged:
-                raise Misuse("this job has ended here.", code="job_over")
-            known.drop()
-            known.part.discard()
-            session.reservation, session.stale_since = known.reservation, known.stale_since
-            session.awaited, session.approved = known.awaited, known.approved
-            with self._lock:
-                self._sessions[session.job] = session
-            self._start(session)
-
-    def _start(self, session: Session) -> None:
-        if session.awaited:
-            session.keep()
-            state = JobState.AWAITING_APPROVAL
-        else:
-            session.begun = True
-            session.keep()
-            state = JobState.STARTED
-        self._store.jobs.move(session.job, state, at=self._now(), reservation=session.reservation)
-        self._store.jobs.update(session.job, at=self._now(), stage=Stage.NONE)
-        if session.begun:
-            self._work.begin(session)
 
     def _reserve(self, session: Session) -> None:
         """Once it is known that a question is no repeat; nothing for a session that has ended meanwhile."""
@@ -432,56 +360,9 @@ class ContributorDesk:
             if not session.over:
                 self._admission.reserve(session, repeated=False)
 
-    def _enter(self, session: Session) -> None:
-        """Take a place for the session; `TooManyJobs` if there is none."""
-        with self._lock:
-            check_room(session, self._sessions.values())
-            self._sessions[session.job] = session
-
-    def _restored(self, row: Job) -> bool:
-        """Take an open session up again, from its journal."""
-        kept = self._journals.of(row.id).noted("session")
-        if kept is None:
-            self._give_up(row, JobError("interrupted", "the node stopped while the job ran.", retryable=True))
-            return False
-        try:
-            offered = read_offer(kept["document"])
-            session = self._admission.session(
-                *self._admission.parties(kept["partner"], offered),
-                offered,
-                deadline=datetime.fromisoformat(kept["deadline"]),
-                period=kept["period"],
-            )
-            self._admission.reserve(session)
-        except ComityError as error:
-            self._give_up(row, shown(error))
-            return False
-        session.awaited, session.approved, session.begun = kept["awaited"], kept["approved"], kept["begun"]
-        session.charged = self._closing.was_charged(session)
-        with self._lock:
-            self._sessions[row.id] = session
-        if session.awaited:
-            self._store.jobs.move(row.id, JobState.AWAITING_APPROVAL, at=self._now())
-        elif not session.patient:
-            self._store.jobs.move(row.id, JobState.STARTED, at=self._now(), reservation=session.reservation)
-            self._work.resume(session)
-        return True
-
-    def _give_up(self, row: Job, error: JobError) -> None:
-        """End a job that has no session."""
-        for reservation in self._budget.pending():
-            if reservation.job == row.id:
-                self._budget.release(reservation.id)
-        self._uses.settle(row.id)
-        self._history.forget(row.id)
-        self._alignments.discard(row.id)
-        self._activations.discard(row.id)
-        self._journals.of(row.id).discard()
-        self._store.jobs.move(row.id, JobState.FAILED, at=self._now(), error=error)
-
     def _answered(self, partner: str, job: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
         """What this very sign-off was answered before, if it was."""
-        row = self._row(job)
+        row = self._open.row(job)
         if row is None or row.partner != partner or row.role is not Role.CONTRIBUTOR:
             return None
         kept = self._journals.of(job).noted("answer")
@@ -495,7 +376,7 @@ class ContributorDesk:
 
     def _awaiting(self, job: str) -> Session:
         row = self._store.jobs.get(job)
-        session = self._session(job)
+        session = self._open.get(job)
         if row.role is not Role.CONTRIBUTOR or session is None or session.over or not session.awaited:
             raise Misuse("that job does not wait for an approval.", code="wrong_state")
         return session
@@ -508,64 +389,20 @@ class ContributorDesk:
             session.again = session.again or error.rule == CHANGED
             raise
 
-    def _end(self, session: Session, state: JobState, error: JobError) -> None:
-        with session.lock:
-            if session.over:
-                return
-            if session.reservation is not None and not session.charged:
-                self._budget.release(session.reservation)
-            if session.charged:
-                with contextlib.suppress(ComityError):  # then it is settled at the next start
-                    self._uses.settle(session.job)
-            else:
-                self._uses.drop(session.job)
-                self._history.forget(session.job)
-            self._alignments.discard(session.job)
-            self._activations.discard(session.job)
-            session.drop()
-            session.journal.discard()
-            self._store.jobs.move(session.job, state, at=self._now(), error=error)
-
-    def _repeat(self, session: Session, earlier: str) -> None:
-        """The question was answered before and nothing has changed: nothing is charged or leaves."""
-        with session.lock:
-            if session.over:
-                return
-            if session.reservation is not None:
-                self._budget.release(session.reservation)
-            row = self._row(earlier)
-            session.drop()
-            session.journal.discard()
-            self._store.jobs.move(
-                session.job,
-                JobState.SUCCEEDED,
-                at=self._now(),
-                stage=Stage.JOINED,
-                progress=1.0,
-                result={"repeated_from": earlier, "epsilon_spent": 0.0},
-                receipt_id=None if row is None else row.receipt_id,
-            )
-
-    def _expire(self, session: Session) -> None:
-        if not session.over and self._clock() > session.deadline:
-            waited = "nobody let the query through in time." if session.patient else None
-            error = JobError("timed_out", waited or "the query was open longer than allowed.", retryable=True)
-            self._end(session, JobState.TIMED_OUT, error)
-
     def _is_over(self, partner: str, job: str) -> bool:
         """Whether the partner asks about a job that has ended here, maybe before this node restarted."""
-        row = self._row(job)
+        row = self._open.row(job)
         return row is not None and row.over and row.role is Role.CONTRIBUTOR and row.partner == partner
 
     def _running(self, partner: str, job: str) -> Session:
         self._serving()
-        session = self._session(job)
+        session = self._open.get(job)
         if session is None or session.pin.name != partner:
             row = self._store.jobs.get(job)
             if row.partner != partner or row.role is not Role.CONTRIBUTOR:
                 raise Misuse("no such job.", code="unknown_job")
             raise Misuse("this job has ended here.", code="job_over")
-        self._expire(session)
+        self._open.expire(session)
         if session.over:
             raise Misuse("this job has ended here.", code="job_over")
         session.last_contact = self._clock()
@@ -576,29 +413,6 @@ class ContributorDesk:
     def _serving(self) -> None:
         if self._stopped:
             raise PeerUnreachable("this node is stopping.", code="stopping")
-
-    def _row(self, job: str) -> Job | None:
-        try:
-            return self._store.jobs.get(job)
-        except Misuse:
-            return None
-
-    def _session(self, job: str) -> Session | None:
-        with self._lock:
-            return self._sessions.get(job)
-
-    def _all(self) -> list[Session]:
-        with self._lock:
-            return list(self._sessions.values())
-
-    @contextmanager
-    def _violations(self, session: Session) -> Iterator[None]:
-        """A partner that breaks the protocol ends its job here; the error goes back to it as well."""
-        try:
-            yield
-        except (PeerViolation, Tampered, BadInput) as error:
-            self._end(session, JobState.FAILED, shown(error))
-            raise
 
     def _now(self) -> str:
         return self._clock().isoformat()
