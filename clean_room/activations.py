@@ -4,7 +4,8 @@ An opt-out reaches an id on both sides. The contributor asks its gate about ever
 this node's opt-outs and those heard of from the partner; who is denied loses the row, and the id goes on a
 list. It does so whenever the map is exported, the partner asks, or a sweep finds the ledger grown. The
 analyst fetches that list before every export and takes those ids out: it cannot tell whose they are. Where
-consents cannot be asked for, or the partner cannot be reached, nothing is exported.
+consents cannot be asked for, or the partner cannot be reached, nothing is exported. What is older than this
+node's policy lets it be kept for the purpose is removed.
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ class Activations:
 
         Returns how many lost somebody.
         """
+        self.expire()
         if size == self._seen:
             return 0
         shrunk, complete = 0, True
@@ -163,6 +165,23 @@ class Activations:
         if complete:
             self._seen = size
         return shrunk
+
+    def expire(self) -> int:
+        """Remove maps and audiences whose retention under the policy is over. Returns how many."""
+        with self._lock:
+            over = [job for job in {*self._files.maps(), *self._files.audiences()} if self._expired(job)]
+            for job in over:
+                self._files.discard(job)
+        return len(over)
+
+    def _expired(self, job: str) -> bool:
+        found = self._store.jobs.get(job)
+        if not found.over:
+            return False
+        limits = [self._gate.retention(p) for p in (found.query.purpose, *found.query.also_for)]
+        shortest = min((limit for limit in limits if limit is not None), default=None)
+        ended = datetime.fromisoformat(found.updated_at)
+        return shortest is not None and self._clock() - ended > shortest
 
     def exports(self, job: str) -> Sequence[ExportRow]:
         """Every file made of a job's activation, oldest first."""
@@ -183,6 +202,7 @@ class Activations:
             return smaller
 
     def _finished(self, job: str, role: Role) -> Job:
+        self.expire()
         found = self._store.jobs.get(job)
         if (found.query.kind, found.role, found.state) != ("activate", role, JobState.SUCCEEDED):
             raise Misuse(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import threading
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,10 @@ class ConsentGate:
         self._cache: dict[Place, AllowedPeople] = {}
         self._columns = ColumnCache()
         self._lock = threading.Lock()
+
+    def retention(self, purpose: str) -> timedelta | None:
+        """How long the policy lets what was obtained for `purpose` be kept; None where it sets no limit."""
+        return self._ledger.policy.require(purpose).retention
 
     def filter(
         self, kind: str, canonicals: pa.BinaryArray | pa.ChunkedArray, *, purpose: str, partner: str

@@ -283,6 +283,23 @@ def test_a_share_kept_back_is_missing_and_leaving_destroys_the_rest(make_pair: A
     assert pair.shop.service.activations.epoch("bank") != before
 
 
+def test_what_the_policy_lets_be_kept_no_longer_is_removed_on_both_sides(make_pair: Any) -> None:
+    pair = make_pair(terms=TERMS)
+    allow(pair)
+    job = pair.bank.run(asked(pair))
+    pair.shop.wait(job.id)
+    kept = (pair.bank.service.activations, pair.shop.service.activations)
+    for node in (pair.bank, pair.shop):
+        node.clock.ahead = timedelta(days=89)
+    assert [activations.expire() for activations in kept] == [0, 0]
+    for node in (pair.bank, pair.shop):
+        node.clock.ahead = timedelta(days=91)
+    with pytest.raises(Misuse, match="no activation of that job"):
+        kept[1].publisher_map(job.id, "csv", principal="steward")
+    assert kept[0].expire() == 1
+    assert not [path for node in (pair.bank, pair.shop) for path in node.directory.rglob(f"{job.id}.*")]
+
+
 def test_a_high_rate_is_not_told_and_too_few_shared_people_leave_no_ids(make_pair: Any) -> None:
     pair = make_pair(terms=TERMS, bank=_bank(SHARED))
     allow(pair)
