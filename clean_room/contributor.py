@@ -401,6 +401,8 @@ class ContributorDesk:
             row = self._store.jobs.get(job)
             if row.partner != partner or row.role is not Role.CONTRIBUTOR:
                 raise Misuse("no such job.", code="unknown_job")
+            if not row.over:
+                raise PeerUnreachable("this node is taking its jobs up again.", code=RESUMING)
             raise Misuse("this job has ended here.", code="job_over")
         self._open.expire(session)
         if session.over:

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from clean_room.admission import Admission
 from clean_room.contributing import CHANGED, Contributing, shown
 from clean_room.countersigning import Countersigning
-from clean_room.errors import ConsentStale, Misuse, PeerViolation
+from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.jobs import Job, JobError, JobState, Role, Stage
 from clean_room.journal import Journals
 from clean_room.open_sessions import OpenSessions
-from clean_room.sessions import MOST_ATTEMPTS, Offered, Session, read_offer
+from clean_room.sessions import MOST_ATTEMPTS, RESUMING, Offered, Session, read_offer
 from clean_room.storage import Store
 from privacy.errors import ComityError, Refused
 
@@ -53,7 +53,10 @@ class Reception:
 
     def first(self, partner: str, offered: Offered) -> None:
         """A new offer: check it, record the job, set its cost aside and begin."""
-        if self._open.row(offered.job) is not None:
+        row = self._open.row(offered.job)
+        if row is not None and not row.over and row.role is Role.CONTRIBUTOR and row.partner == partner:
+            raise PeerUnreachable("this node is taking its jobs up again after a restart.", code=RESUMING)
+        if row is not None:
             raise Misuse("a job of that id is already known here.", code="already_exists")
         agreement, pin = self._admission.parties(partner, offered)
         now = self._clock()

@@ -381,6 +381,8 @@ def make_node(
     def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"code": "malformed_request"}, 422)
 
+    # Routes are put together at the first request, which several threads' clients may send at once.
+    TestClient(app).get("/")
     return Node(name, directory, identity, ledger, catalogue, collaborations, service, app, engine, clock)
 
 

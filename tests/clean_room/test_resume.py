@@ -16,9 +16,11 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse
+from fastapi.testclient import TestClient
 
 from clean_room.api import create_router
 from clean_room.service import CleanRoom, Settings
+from clean_room.storage import ApprovalRow, Store
 from comity.problems import problem
 from consent.events import grant
 from consent.gate import ConsentGate
@@ -166,6 +168,7 @@ def live(node: Any, noise: Any, make_engine: Any, pool: Any, **settings: Any) ->
         document = problem(error, from_partner=request.url.path.startswith("/v1/peer/"))
         return JSONResponse(document, int(str(document["status"])))
 
+    TestClient(app).get("/")  # routes are put together at the first request
     node.service = service
     node.app.app, node.app.life = app, life
     service.recover()
@@ -491,3 +494,28 @@ def test_what_is_kept_is_sealed_and_for_the_owner_alone(world):
     pair.shop.service.cancel(job.id)
     world.again("bank")
     assert settle(world, job.id).state == "failed"
+
+
+def test_a_decision_outlives_the_node_it_was_made_at(world):
+    """The node dies between the decision and what follows from it; then while everybody waits."""
+    pair = world.pair
+    world.settings = {"approval_poll_seconds": 0.0}
+    for side in ("bank", "shop"):
+        world.lives[side].end()
+        world.again(side)
+    pair.agree_anew(approval="person", epsilon_per_month=10_000.0)
+    for decision, state in (("approved", "succeeded"), ("rejected", "rejected")):
+        job = pair.bank.service.submit(world.query("align"), principal="ana")
+        deadline = time.monotonic() + 20
+        while pair.bank.service.job(job.id).state != "awaiting_approval" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        row = ApprovalRow(job.id, decision, "stella", "for the record", "2026-01-01T00:00:00+00:00")
+        Store(pair.shop.engine).approvals.add(row)
+        for side in ("bank", "shop"):
+            world.lives[side].end()
+            world.again(side)
+        assert pair.bank.service.job(job.id).state == "awaiting_approval"
+        pair.bank.service.sweep()
+        ended = settle(world, job.id)
+        assert ended.state == state, ended.error
+        assert pair.shop.service.job(job.id).state == state
