@@ -152,6 +152,7 @@ class Reception:
             # The node stopped between a person's decision and what follows from it.
             session.awaited, session.approved = False, decided.decision == "approved"
             session.keep()
+        session.resuming = not session.patient  # before anybody can ask
         self._open.put(session)
         if decided is not None and decided.decision == "rejected":
             self._open.end(session, JobState.REJECTED, not_approved(decided.reason))
