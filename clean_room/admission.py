@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+from clean_room.agreement_book import version_mismatch
 from clean_room.agreements import Agreement
 from clean_room.budgets import Accounts
 from clean_room.collaboration import Collaborations, PartnerPin
@@ -52,12 +53,19 @@ class Admission:
         self._accounts = accounts
         self._clock = clock
 
-    def parties(self, partner: str, offered: Offered) -> tuple[Agreement, PartnerPin]:
-        """The agreement an offer is under, and who sent it. Refused if it is not with this partner."""
-        agreement = self._collaborations.agreement(offered.query.collaboration)
-        pin = self._collaborations.partner(offered.query.collaboration)
+    def parties(self, partner: str, offered: Offered, *, begun: bool = False) -> tuple[Agreement, PartnerPin]:
+        """The agreement an offer is under, and who sent it. Refused if it is not with this partner.
+
+        That is the version in force; a job that has `begun` ends under the one it began with.
+        """
+        collaboration = offered.query.collaboration
+        agreement = self._collaborations.agreement(collaboration)
+        pin = self._collaborations.partner(collaboration)
         if pin.name != partner:
             raise Refused("that collaboration is not with this partner.", code="not_authorised")
+        if begun:
+            meant = parse_terms(Offer.from_bytes(offered.raw).terms).rules
+            agreement = self._collaborations.under(collaboration, meant)
         return agreement, pin
 
     def session(
@@ -75,11 +83,13 @@ class Admission:
         what query and agreement lead to.
         """
         asked = asked_of(offered.query, agreement, pin.key.to_text())
+        offer = Offer.from_bytes(offered.raw)
+        theirs = parse_terms(offer.terms)
+        if theirs.rules != agreement.hash:
+            raise version_mismatch()
         AGREED.check(asked)
         dataset = self._catalogue[asked.query.partner_dataset]
         noise = plan(asked, self._noise)
-        offer = Offer.from_bytes(offered.raw)
-        theirs = parse_terms(offer.terms)
         shared = self._collaborations.pair_key(pin.name)
         sampler = partners_sampler(asked.query, shared, agreement.hash, self._clock(), theirs)
         terms = terms_for(asked, offered.job, noise, sampler)

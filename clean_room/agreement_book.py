@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from clean_room.agreements import Agreement
 from clean_room.key_rotation import KeyRotation
@@ -13,7 +13,7 @@ from clean_room.storage import CollaborationRow, CollaborationStore
 from privacy.errors import Misuse, Refused
 from privacy.signing import PublicKey
 
-__all__ = ["OPEN", "AgreementBook", "PartnerPin"]
+__all__ = ["OPEN", "AgreementBook", "Agreements", "HeldAgreements", "PartnerPin", "version_mismatch"]
 
 OPEN = ("invited", "accepting", "agreed")
 """States in which a partner may be talked to."""
@@ -26,6 +26,22 @@ class PartnerPin:
     name: str
     url: str
     key: PublicKey
+
+
+class Agreements(Protocol):
+    """Where a job finds the agreements it is under."""
+
+    def agreement(self, collaboration: str) -> Agreement:
+        """The agreement; raises `Misuse(unknown_collaboration)` or `Refused(not_agreed)`."""
+
+
+def version_mismatch() -> Refused:
+    """What is raised where the two sides do not mean the same version of an agreement."""
+    return Refused(
+        "the query is not under the version of the agreement in force here.",
+        code="rule_mismatch",
+        advice="Ask again; if that does not help, compare the agreement hashes of both sides.",
+    )
 
 
 class AgreementBook:
@@ -70,6 +86,20 @@ class AgreementBook:
         """Every version there has been of a collaboration, the first first; receipts name the one they are
         under by its hash."""
         return self._versions(self._row(collaboration))
+
+    def under(self, collaboration: str, agreement_hash: str) -> Agreement:
+        """The version of that hash of an agreement in force: what has begun ends under the one it began with.
+
+        Raises as `agreement`, and `Refused(rule_mismatch)` for a hash that is no version's.
+        """
+        current = self.agreement(collaboration)
+        if current.hash == agreement_hash:
+            return current
+        found = (version for version in self.versions(collaboration) if version.hash == agreement_hash)
+        version = next(found, None)
+        if version is None:
+            raise version_mismatch()
+        return version
 
     def _versions(self, row: CollaborationRow) -> list[Agreement]:
         documents = row.documents
@@ -134,3 +164,17 @@ class AgreementBook:
             "created_at": row.created_at,
             "updated_at": row.updated_at,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAgreements:
+    """Agreements in the version in which a job has first looked at them; `keep` remembers which that was."""
+
+    book: AgreementBook
+    keep: Callable[[str, Callable[[], bytes]], bytes] = field(repr=False)
+
+    def agreement(self, collaboration: str) -> Agreement:
+        """As `AgreementBook.agreement`, in the version held."""
+        current = self.book.agreement(collaboration)
+        held = self.keep(f"agreement-{collaboration}", current.hash.encode)
+        return self.book.under(collaboration, held.decode())

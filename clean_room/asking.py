@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clean_room.activations import Activations
+from clean_room.agreement_book import HeldAgreements
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.cached_pool import with_points
@@ -139,7 +140,8 @@ class Asking:
     def drive(self, attempt: Attempt) -> None:
         """Take the attempt to the job's success. Raises whatever ends it otherwise, `BeginAnew` included."""
         query = attempt.job.query
-        agreement = self._collaborations.agreement(query.collaboration)
+        # An attempt taken up again goes on under the version of the agreement it began with.
+        agreement = HeldAgreements(self._collaborations, attempt.part).agreement(query.collaboration)
         pin = self._collaborations.partner(query.collaboration)
         asked = asked_of(query, agreement, self._identity.public.to_text())
         AGREED.check(asked)
@@ -191,7 +193,7 @@ class Asking:
         if earlier is None or earlier.result is None:
             raise PeerViolation("the partner named another answer than was asked for.")
         self._repeats.history.forget(attempt.job.id)
-        free: dict[str, Any] = {name: 0.0 for name in ("epsilon_spent", "delta_spent")}
+        free: dict[str, Any] = dict.fromkeys(("epsilon_spent", "delta_spent"), 0.0)
         cost = {name: earlier.result[name] for name in free if name in earlier.result}
         free |= {"repeated_from": said, "first_cost": cost, "budget_left": None}
         self._store.jobs.move(

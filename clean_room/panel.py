@@ -6,8 +6,8 @@ have in common, because it is one computation, is checked here before anybody is
 
 from __future__ import annotations
 
+from clean_room.agreement_book import Agreements
 from clean_room.agreements import Agreement
-from clean_room.collaboration import Collaborations
 from clean_room.jobs import Query
 from clean_room.questions import asked_of, asked_under, sources_of
 from clean_room.rules import AGREED, Asked
@@ -16,16 +16,16 @@ from privacy.errors import Refused
 __all__ = ["check_agreed", "panel_of"]
 
 
-def panel_of(query: Query, collaborations: Collaborations, analyst_key: str) -> tuple[Asked, ...]:
+def panel_of(query: Query, agreements_of: Agreements, analyst_key: str) -> tuple[Asked, ...]:
     """The query as each partner is asked it; those of a reach in the order of its ring.
 
     A reach asks with the least ε that all agreements allow unless it names one. Raises what
-    `Collaborations.agreement` raises, and Refused (`profile_mismatch`, `rule_mismatch`).
+    `Agreements.agreement` raises, and Refused (`profile_mismatch`, `rule_mismatch`).
     """
     if query.kind != "reach":
-        return (asked_of(query, collaborations.agreement(query.collaboration), analyst_key),)
+        return (asked_of(query, agreements_of.agreement(query.collaboration), analyst_key),)
     sources = sources_of(query)
-    agreements = [collaborations.agreement(source.collaboration) for source in sources]
+    agreements = [agreements_of.agreement(source.collaboration) for source in sources]
     _check_alike(agreements)
     epsilon = query.epsilon
     if epsilon is None:
@@ -36,9 +36,9 @@ def panel_of(query: Query, collaborations: Collaborations, analyst_key: str) -> 
     )
 
 
-def check_agreed(query: Query, collaborations: Collaborations, analyst_key: str) -> tuple[Asked, ...]:
+def check_agreed(query: Query, agreements_of: Agreements, analyst_key: str) -> tuple[Asked, ...]:
     """`panel_of`, if every agreement allows it; Refused naming the partner whose does not."""
-    panel = panel_of(query, collaborations, analyst_key)
+    panel = panel_of(query, agreements_of, analyst_key)
     for asked in panel:
         try:
             AGREED.check(asked)

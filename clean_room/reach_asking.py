@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from clean_room.agreement_book import HeldAgreements
 from clean_room.armour import armoured, unarmoured
 from clean_room.asking import Asking, Attempt
 from clean_room.collaboration import PartnerPin
@@ -94,7 +95,8 @@ class ReachAsking(Asking):
     def drive(self, attempt: Attempt) -> None:
         """Take the attempt to the job's success. Raises whatever ends it otherwise, `BeginAnew` included."""
         query = attempt.job.query
-        panel = check_agreed(query, self._collaborations, self._identity.public.to_text())
+        held = HeldAgreements(self._collaborations, attempt.part)
+        panel = check_agreed(query, held, self._identity.public.to_text())
         spending = plan(panel[0], self._noise)
         rules = [asked.agreement.terms for asked in panel]
         self._phase(attempt, 0.0, 0.1)

@@ -106,7 +106,7 @@ class Reception:
         began = known.approved and not known.begun
         try:
             session = self._admission.session(
-                *self._admission.parties(known.pin.name, offered),
+                *self._admission.parties(known.pin.name, offered, begun=True),
                 offered,
                 deadline=self._clock() + self._allowance if began else known.deadline,
                 period=known.budget_key.period,
@@ -136,7 +136,7 @@ class Reception:
         try:
             offered = read_offer(kept["document"])
             session = self._admission.session(
-                *self._admission.parties(kept["partner"], offered),
+                *self._admission.parties(kept["partner"], offered, begun=True),
                 offered,
                 deadline=datetime.fromisoformat(kept["deadline"]),
                 period=kept["period"],

@@ -183,3 +183,40 @@ def test_stewards_amend_over_http(two: Any) -> None:
     assert shop.post(path, json={"terms": {"purposes": []}}).status_code == 400
     assert shop.post(path, json={}).json()["version"] == 2
     assert shop.post(path, json={}).status_code in {400, 409, 422}
+
+
+def test_a_query_under_a_version_the_partner_does_not_hold_yet_is_refused(two: Any) -> None:
+    two.bank.collaborations.amend(two.collaboration, terms=AFTER)
+
+    def lose(method: str, path: str, content: bytes) -> bytes:
+        if path.endswith("/amendment/acceptance"):
+            raise PeerUnreachable("lost")
+        return content
+
+    two.wire.tamper_reply = lose
+    with pytest.raises(PeerUnreachable):
+        two.shop.collaborations.accept_amendment(two.collaboration)
+    assert [agreement.version for agreement in held(two)] == [2, 1]
+    job = two.bank.run(two.query())
+    assert (job.state, job.error.code) == ("rejected", "rule_mismatch"), job.error
+    assert not any(row.reserved.epsilon for row in two.shop.service.budgets())
+
+
+def test_what_has_begun_ends_under_the_version_it_began_with(two: Any) -> None:
+    before = held(two)[0]
+    amended: list[str] = []
+
+    def change(method: str, path: str) -> None:
+        if "/messages/1/" in path and not amended:
+            amended.append(path)
+            two.bank.collaborations.amend(two.collaboration, terms=AFTER)
+            two.shop.collaborations.accept_amendment(two.collaboration)
+
+    two.wire.on_request = change
+    job = two.bank.run(two.query())
+    assert amended and job.state == "succeeded", job.error
+    receipt = two.bank.service.receipt(job.receipt_id)
+    assert receipt["body"]["agreement_hash"] == before.hash
+    assert job.result["epsilon_spent"] == 1.0
+    after = two.bank.run(two.query(dimensions=("age_band",)))
+    assert two.bank.service.receipt(after.receipt_id)["body"]["agreement_hash"] == held(two)[0].hash

@@ -73,9 +73,7 @@ def test_a_run_that_completes_is_recorded_once_under_its_receipt(pair, kind):
 
 def test_a_use_begun_before_a_crash_is_recorded_at_the_next_start(fresh):
     node, at = fresh.shop, fresh.shop.clock()
-    gated = ConsentGate(node.ledger).filter(
-        "email", _column(fresh), purpose="overlap.align", partner="bank"
-    )
+    gated = ConsentGate(node.ledger).filter("email", _column(fresh), purpose="overlap.align", partner="bank")
     given = SimpleNamespace(evidence=gated.evidence)
     use = use_of(fresh.query("align"), "a" * 32, given, transcript=bytes(32), at=at)
     node.service._uses.begin(use, gated.members)
