@@ -218,7 +218,7 @@ def test_nothing_is_exported_while_it_cannot_be_asked_whom_to_leave_out(
     def stale(*args: Any, **named: Any) -> Any:
         raise ConsentStale("not heard of", rule="lease")
 
-    monkeypatch.setattr(changing.shop.service.activations, "_gate", type("Gate", (), {"filter": stale})())
+    monkeypatch.setattr(changing.shop.service.activations._gate, "filter", stale)
     with pytest.raises(Refused):
         room.audience(job, "csv", principal="ana")
     with pytest.raises(ConsentStale):
