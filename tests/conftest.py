@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.started import Starter
 
@@ -44,17 +46,35 @@ settings.register_profile(
 settings.load_profile("house")
 
 
-# Those that take longest go first, or one worker would end with them while the other has nothing to do.
+# Files that take longest, longest first: else one worker ends with them while the other has nothing to do.
 LONG = (
-    "test_crashes.py", "test_schema_conformance.py", "test_restored_node.py", "test_snippets.py",
-    "test_examples.py", "test_feed_stateful.py", "test_stateful_ledger.py", "test_partners.py",
-    "test_serve.py",
+    "test_demo.py", "test_snippets.py", "test_resume.py", "test_crashes.py", "test_examples.py",
+    "test_schema_conformance.py", "test_killed_nodes.py", "test_restored_node.py", "test_load.py",
+    "test_feed_stateful.py", "test_stateful_ledger.py", "test_partners.py", "test_serve.py",
 )  # fmt: skip
+# What a file prepares is prepared once, so a file stays with one worker; these share even more, or nothing.
+TOGETHER = {"test_demo.py": "demonstration", "test_snippets.py": "demonstration"}
+APART = frozenset({"test_resume.py", "test_crashes.py", "test_killed_nodes.py"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long tests first; the order is otherwise as it was."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Put the long files first; the order is otherwise as it was."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
+class _ByFile(LoadScopeScheduling):
+    """Hands out whole files, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", maxsplit=1)[0]
+        name = file.rsplit("/", 1)[-1]
+        return nodeid if name in APART else TOGETHER.get(name, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    """How the tests are shared out; pytest-xdist 3.8 does not see its own groups under pytest 9.2."""
+    return _ByFile(config, log)
 
 
 def _postgres_bin() -> Path | None:

@@ -10,7 +10,6 @@ import pytest
 from consent.events import grant
 
 ANN = [("email", b"ann@example.org"), ("phone", b"+8613800138000")]
-pytestmark = pytest.mark.xdist_group("browser")
 
 
 def allowed(site, purpose="overlap.reach"):

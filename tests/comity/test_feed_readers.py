@@ -31,8 +31,6 @@ from privacy.keys import KeyRing
 from privacy.signing import SigningKey
 
 # These share processes that one module starts.
-pytestmark = pytest.mark.xdist_group("feed readers")
-
 ANN = [("email", b"ann@example.org")]
 TERMS = {"purposes": ["overlap.reach"], "minimum_input": 10}
 

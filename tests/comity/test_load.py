@@ -27,8 +27,6 @@ from comity.system import system_random, utc_now
 from privacy.errors import ComityError
 from privacy.signing import PublicKey, SigningKey
 
-pytestmark = pytest.mark.xdist_group("crowd")
-
 CLIENTS, ROUNDS = 200, 2
 PEOPLE = 120
 DATASETS = """[datasets.people]

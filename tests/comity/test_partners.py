@@ -33,8 +33,6 @@ from privacy.errors import ComityError, PeerViolation, Refused
 from privacy.signing import PublicKey, SigningKey
 
 # These share processes that one module starts, and look at what all of them left there.
-pytestmark = pytest.mark.xdist_group("two partners")
-
 EMAIL, PHONE, STAYS = "Optout.Person+x@Example.com", "13912345678", "stays.person@example.com"
 TERMS = {"purposes": ["overlap.reach"], "minimum_input": 10}
 ASK = "/v1/feed?after=0&nonce=0123456789abcdef&wait=0"

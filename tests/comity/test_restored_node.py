@@ -11,15 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from comity.cli import app
 
 ADA, BEN = "ada.somebody@example.com", "ben.somebody@example.com"
 TERMS = {"purposes": ["overlap.reach"], "minimum_input": 10}
-
-pytestmark = pytest.mark.xdist_group("restored node")
 
 
 def invoke(*args: str | Path) -> tuple[int, str, str]:

@@ -18,8 +18,6 @@ from schemathesis import GenerationMode, checks
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks as openapi_checks
 
-pytestmark = pytest.mark.xdist_group("described")
-
 CHECKS = [
     checks.not_a_server_error,
     openapi_checks.status_code_conformance,

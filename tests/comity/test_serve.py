@@ -20,10 +20,8 @@ from comity.cli import app
 from comity.scaffold import make_node
 from comity.system import system_random, utc_now
 
+
 # These share processes that one module starts, and look at what all of them left there.
-pytestmark = pytest.mark.xdist_group("one node")
-
-
 @pytest.fixture(scope="module")
 def node(serve_module: Any) -> Any:
     return serve_module("bank")

@@ -80,15 +80,7 @@ def _end_group(group: int) -> None:
         return
 
 
-def _shared(document: Path) -> object:
-    """The document as a test parameter, kept with the other users of the demonstration if it is one."""
-    together = (
-        [pytest.mark.xdist_group("demonstration")] if "two-nodes/" in document.read_text("utf-8") else []
-    )
-    return pytest.param(document, id=document.name, marks=together)
-
-
-@pytest.mark.parametrize("document", [_shared(document) for document in DOCUMENTS])
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[document.name for document in DOCUMENTS])
 def test_every_snippet_of_the_document_runs(
     document: Path, tmp_path: Path, request: pytest.FixtureRequest, starter: Starter
 ) -> None:

@@ -30,7 +30,6 @@ from federated.storage import RunStore
 from federated.vertical.partition import Partition
 from privacy.keys import KeyRing
 
-pytestmark = pytest.mark.xdist_group("demonstration")
 COMITY = [sys.executable, "-c", "from comity.cli import main; main()"]
 PEOPLE = 2_000
 SIDES = ("bank", "shop")

@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import pytest
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SHARED = pytest.mark.xdist_group("examples")
 
 
 def run(folder: str, place: Path, *arguments: str, **environment: str) -> str:
@@ -54,14 +53,12 @@ def test_an_example_runs_anywhere_and_leaves_nothing(folder: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@SHARED
 def test_a_question_is_asked_through_the_client(standing: str, tmp_path: Path) -> None:
     printed = run("overlap_api", tmp_path, COMITY_TWO_NODES=standing)
     assert "truly 2000" in printed
     assert list(tmp_path.iterdir()) == []
 
 
-@SHARED
 def test_an_application_asks_by_plain_http(standing: str, tmp_path: Path) -> None:
     printed = run("overlap_over_http", tmp_path, COMITY_TWO_NODES=standing)
     assert "people in common" in printed
@@ -69,7 +66,6 @@ def test_an_application_asks_by_plain_http(standing: str, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@SHARED
 def test_the_notebook_prints_tables_and_draws_error_bars(standing: str, tmp_path: Path) -> None:
     printed = run("analyst_notebook", tmp_path, COMITY_TWO_NODES=standing)
     assert "People in both lists" in printed
