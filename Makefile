@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-estimate bench-load bench-measure bench-nodes bench-optouts bench-overlap bench-scaling bench-consent lock clean bench-audit
+.PHONY: demo test check bench bench-estimate bench-load bench-measure bench-nodes bench-optouts bench-overlap bench-refresh bench-scaling bench-consent lock clean bench-audit
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("comity needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
@@ -41,6 +41,9 @@ bench-scaling: $(READY)  ## an overlap from 10 k to 10 M people a side
 
 bench-overlap: $(READY)  ## overlap against SecretFlow's ECDH PSI, both in the same run
 	$(BIN)/python benchmarks/overlap.py
+
+bench-refresh: $(READY)  ## a refresh after a change of 1 %, beside the cold run of its epoch
+	$(BIN)/python benchmarks/refresh.py
 
 bench-nodes: $(READY)  ## an overlap and a measure between two whole nodes, beside the bare protocol
 	$(BIN)/python benchmarks/nodes.py

@@ -13,9 +13,9 @@ from clean_room.collaboration import Collaborations, PartnerPin
 from clean_room.datasets import Catalogue
 from clean_room.errors import PeerViolation, TooManyJobs
 from clean_room.journal import Journals
-from clean_room.noise import NoiseSource, plan
+from clean_room.noise import NoiseSource, plan, spent
 from clean_room.protocols.messages import Offer
-from clean_room.protocols.terms import parse_terms
+from clean_room.protocols.terms import RefreshTerms, parse_terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.rules import AGREED, MinimumInput
 from clean_room.samples import partners_sampler
@@ -92,7 +92,8 @@ class Admission:
         noise = plan(asked, self._noise)
         shared = self._collaborations.pair_key(pin.name)
         sampler = partners_sampler(asked.query, shared, agreement.hash, self._clock(), theirs)
-        terms = terms_for(asked, offered.job, noise, sampler)
+        refresh = (theirs.epoch, theirs.number) if isinstance(theirs, RefreshTerms) else None
+        terms = terms_for(asked, offered.job, noise, sampler, refresh)
         if theirs != terms:
             raise PeerViolation("the terms offered are not what the query and the agreement lead to.")
         read_commitment(offer.commitment.consent, purpose=terms.purpose)
@@ -107,7 +108,7 @@ class Admission:
             asked=asked,
             terms=terms,
             sampler=sampler,
-            plan=noise,
+            plan=spent(terms, noise),
             offer=offer,
             offer_digest=hashlib.sha256(offered.raw).hexdigest(),
             budget_key=self._accounts.key(dataset.lineage, pin, period or now.strftime("%Y-%m")),

@@ -207,8 +207,8 @@ class Terms(Document):
     `approval` by a person means that somebody on the contributor's side lets every query through.
     `thinning` is the share of matching people that may match at all, 1 for all: what is left out protects
     each of them even from an analyst who lies. `activation_keep` is that share for activations.
-    `epoch_days` is how long blinding keys might live. It is reserved: keys are fresh with every query
-    whatever it says, and no two runs can be linked (docs/threat-model.md says what a refresh would show).
+    `epoch_days` is how long an overlap may be refreshed under the same keys (docs/threat-model.md says what
+    a refresh shows); with 0 keys are fresh with every query, and no two runs can be linked.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _FORBID

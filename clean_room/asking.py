@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from clean_room.contributing import CHANGED
 from clean_room.conversations import Outcome, Workshop, acceptance, inquire
 from clean_room.correspondence import BeginAnew, Correspondence, Repeated
 from clean_room.datasets import Catalogue
+from clean_room.epoch_book import EpochBook, Held, Question
 from clean_room.errors import ConsentStale, Misuse, PeerViolation
 from clean_room.group.pool import BlindingPool
 from clean_room.input_records import read_input, write_input
@@ -33,10 +34,11 @@ from clean_room.jobs import Job, JobState, Role, Stage
 from clean_room.journal import Journal
 from clean_room.kept_pool import KeptPool
 from clean_room.lines import Lines
-from clean_room.noise import NoiseSource, plan
+from clean_room.noise import REFRESHES, NoiseSource, in_epochs, plan, spent
 from clean_room.protocols.attestation import Attestation
+from clean_room.protocols.lifetimes import EpochOver
 from clean_room.protocols.messages import Offer, Seal, chained
-from clean_room.protocols.terms import Terms
+from clean_room.protocols.terms import EpochTerms, RefreshTerms, Terms
 from clean_room.questions import asked_of, read_commitment, terms_for
 from clean_room.receipts import Receipt, receipt_body
 from clean_room.repeats import Repeats
@@ -97,6 +99,8 @@ class _Course:
     given: QueryInput = field(repr=False)
     minimum: int
     repeats: str | None = None
+    question: Question | None = None
+    held: Held | None = field(default=None, repr=False)
 
 
 class Asking:
@@ -120,6 +124,7 @@ class Asking:
         poll_seconds: float,
         silence: timedelta,
         repeats: Repeats,
+        epochs: EpochBook,
     ) -> None:
         self._store = store
         self._collaborations = collaborations
@@ -136,6 +141,7 @@ class Asking:
         self._poll = poll_seconds
         self._silence = silence
         self._repeats = repeats
+        self._epochs = epochs
 
     def drive(self, attempt: Attempt) -> None:
         """Take the attempt to the job's success. Raises whatever ends it otherwise, `BeginAnew` included."""
@@ -152,7 +158,11 @@ class Asking:
             self._collaborations.pair_key(pin.name),
         )
         sampler = own_sampler(query, shared, agreement.hash, asked_at)
-        terms = terms_for(asked, attempt.job.id, spending, sampler)
+        question = Question.of(asked, Role.ANALYST, pin.key.to_text()) if in_epochs(asked) else None
+        held = self._held(attempt, question)
+        refresh = None if held is None else (held.epoch, held.generation)
+        terms = terms_for(asked, attempt.job.id, spending, sampler, refresh)
+        spending = spent(terms, spending)
         self._phase(attempt, 0.0, 0.1)
         given = self._input(attempt, asked, sampler)
         MinimumInput(agreement.terms.minimum_input).check(given.size)
@@ -169,15 +179,42 @@ class Asking:
             poll_seconds=self._poll,
         )
         seen = self._seen(attempt, asked, given, pin.key)
-        course = _Course(line, terms, given, agreement.terms.minimum_input, seen)
+        course = _Course(line, terms, given, agreement.terms.minimum_input, seen, question, held)
         try:
             outcome = self._converse(attempt, course, pin.key)
         except Repeated as said:
             self._repeat(attempt, seen, said.job)
             return
+        except (EpochOver, BeginAnew) as error:
+            if question is not None and (isinstance(error, EpochOver) or error.epoch_over):
+                self._epochs.drop(question)
+            raise BeginAnew from None
         read_commitment(outcome.theirs.consent, purpose=query.purpose)
         result = released(outcome, asked, terms, spending, [len(cell) for cell in given.people])
         self._sign_off(attempt, course, outcome, result)
+
+    def _held(self, attempt: Attempt, question: Question | None) -> Held | None:
+        """What there is to refresh, the same when the attempt is taken up again; its state is kept apart.
+
+        Asked before anybody's data is read: whoever is erased from now on ends what begins here.
+        """
+        if question is None:
+            return None
+
+        def found() -> bytes:
+            held = self._epochs.held(question)
+            if held is None or held.generation > REFRESHES:
+                return self._epochs.begin(question, attempt.job.id)
+            return replace(held, state=b"").to_bytes()
+
+        kept = attempt.part("held", found)
+        return Held.from_bytes(kept) if kept else None
+
+    def _state(self, course: _Course) -> bytes:
+        """What is refreshed. EpochOver if it has gone."""
+        if course.question is None or course.held is None:
+            raise EpochOver("there is nothing to refresh.")
+        return self._epochs.going_on(course.question, course.held.epoch, course.held.generation)
 
     def _seen(self, attempt: Attempt, asked: Asked, given: QueryInput, partner: PublicKey) -> str | None:
         """The job that had this very question with these people, once it is over. `DifferencingRisk`."""
@@ -239,6 +276,8 @@ class Asking:
                 self._wait_for_consent(attempt, error, since, terms.lease)
 
     def _points(self, attempt: Attempt, given: QueryInput, terms: Terms) -> BlindingPool:
+        if isinstance(terms, RefreshTerms):
+            return self._pool  # so few are hashed that the cache would take longer
         lineage = self._catalogue[attempt.job.query.dataset].lineage
         return with_points(self._pool, lineage, terms.kind, terms.profile, given.people)
 
@@ -260,6 +299,7 @@ class Asking:
             attestation=Attestation(self._identity.sign, partner.verify),
             progress=lambda done, of: self._tick(attempt, done / max(1, of)),
             keep=attempt.part,
+            epoch=lambda: self._state(course),
         )
         inquiry = inquire(terms, given, workshop)
         first = next(inquiry)
@@ -353,6 +393,9 @@ class Asking:
         receipt.check_contributor(self._collaborations.partner(job.query.collaboration).key)
         if outcome.rows is not None and outcome.ids is not None:
             self._alignments.save(Alignment(job.id, job.query.dataset, outcome.rows, outcome.ids))
+        if outcome.epoch is not None and course.question is not None and isinstance(terms, EpochTerms):
+            epoch = terms.epoch if isinstance(terms, RefreshTerms) else job.id
+            self._epochs.keep(course.question, epoch, terms.generation, job.id, outcome.epoch)
         if outcome.publisher_ids is not None and not result["suppressed"]:
             self._activations.keep_audience(job.id, outcome.publisher_ids)
         self._store.receipts.add(

@@ -16,6 +16,7 @@ from clean_room.activations import Activations
 from clean_room.cached_pool import with_points
 from clean_room.conversations import Workshop, acceptance, contribute
 from clean_room.datasets import Catalogue
+from clean_room.epoch_book import EpochBook, Question
 from clean_room.errors import ConsentStale
 from clean_room.group.pool import BlindingPool
 from clean_room.input_records import read_input, write_input
@@ -24,7 +25,9 @@ from clean_room.jobs import JobError, JobState, Role, Stage
 from clean_room.kept_pool import KeptPool
 from clean_room.noise import NoiseSource
 from clean_room.protocols.attestation import Attestation
+from clean_room.protocols.lifetimes import EpochOver
 from clean_room.protocols.messages import chained
+from clean_room.protocols.terms import EpochTerms, RefreshTerms
 from clean_room.repeats import Repeats
 from clean_room.rules import MinimumInput
 from clean_room.sessions import Session, patience
@@ -72,6 +75,7 @@ class Contributing:
         repeats: Repeats,
         repeat: Callable[[Session, str], None],
         reserve: Callable[[Session], None],
+        epochs: EpochBook,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
@@ -87,6 +91,7 @@ class Contributing:
         self._repeats = repeats
         self._repeat = repeat
         self._reserve = reserve
+        self._epochs = epochs
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="contributor")
 
     def begin(self, session: Session) -> None:
@@ -137,6 +142,7 @@ class Contributing:
     # ── steps ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _begin(self, session: Session) -> None:
+        self._begin_epoch(session)
         given = self._input(session)
         if self._repeated(session, given):
             return
@@ -148,6 +154,7 @@ class Contributing:
             progress=lambda done, of: self._tick(session, done / max(1, of)),
             keep=session.part,
             pair_epoch=lambda: self._activations.epoch(session.pin.name).secrets,
+            epoch=lambda: self._epoch(session),
         )
         contribution = contribute(session.offer, session.terms, given, session.plan, workshop)
         accept = next(contribution)[0]
@@ -179,7 +186,24 @@ class Contributing:
         self._reserve(session)
         return False
 
+    def _begin_epoch(self, session: Session) -> None:
+        """Before anybody's data is read: whoever is erased from now on ends what begins here."""
+        terms = session.terms
+        if isinstance(terms, EpochTerms) and not isinstance(terms, RefreshTerms):
+            question = Question.of(session.asked, Role.CONTRIBUTOR, session.pin.key.to_text())
+            session.part("epoch-begun", lambda: self._epochs.begin(question, session.job))
+
+    def _epoch(self, session: Session) -> bytes:
+        """What is refreshed. EpochOver if this node does not hold it."""
+        terms = session.terms
+        if not isinstance(terms, RefreshTerms):
+            raise EpochOver("this is no refresh.")
+        question = Question.of(session.asked, Role.CONTRIBUTOR, session.pin.key.to_text())
+        return self._epochs.going_on(question, terms.epoch, terms.number)
+
     def _points(self, session: Session, given: QueryInput) -> BlindingPool:
+        if isinstance(session.terms, RefreshTerms):
+            return self._pool  # so few are hashed that the cache would take longer
         lineage, terms = self._catalogue[session.asked.query.partner_dataset].lineage, session.terms
         return with_points(self._pool, lineage, terms.kind, terms.profile, given.people)
 
@@ -243,6 +267,12 @@ class Contributing:
             pass
         except ConsentStale as error:
             self._stale(session, step, error)
+        except EpochOver as error:
+            with session.lock:
+                session.resuming = False
+                session.again = session.epoch_over = not session.charged
+            if session.charged:
+                self._end(session, JobState.FAILED, shown(error))
         except Refused as error:
             self._end(session, JobState.REJECTED, shown(error))
         except ComityError as error:

@@ -26,12 +26,14 @@ from clean_room.collaboration import Collaborations
 from clean_room.contributing import CHANGED, Contributing
 from clean_room.countersigning import REPEATABLE, Countersigning, answer_to, kept_answer
 from clean_room.datasets import Catalogue
+from clean_room.epoch_book import EpochBook
 from clean_room.errors import ConsentStale, Misuse, PeerUnreachable, PeerViolation
 from clean_room.group.pool import BlindingPool
 from clean_room.jobs import Job, JobError, JobState, Role, Stage, concerns
 from clean_room.journal import Journals
 from clean_room.noise import NoiseSource
 from clean_room.open_sessions import OpenSessions
+from clean_room.protocols.lifetimes import EpochOver
 from clean_room.reception import Reception, not_approved
 from clean_room.repeats import Repeats
 from clean_room.sessions import RESUMING, Session, read_offer
@@ -72,6 +74,7 @@ class ContributorDesk:
         approval_window: timedelta,
         accounts: Accounts,
         repeats: Repeats,
+        epochs: EpochBook,
     ) -> None:
         self._store = store
         self._journals = journals
@@ -112,6 +115,7 @@ class ContributorDesk:
             repeats=repeats,
             repeat=self._open.repeat,
             reserve=self._reserve,
+            epochs=epochs,
         )
         self._closing = Countersigning(
             store,
@@ -121,6 +125,7 @@ class ContributorDesk:
             activations=activations,
             identity=identity,
             history=repeats.history,
+            epochs=epochs,
             clock=clock,
         )
         self._reception = Reception(
@@ -184,6 +189,7 @@ class ContributorDesk:
                 document["progress"] = round(session.progress, 4)
                 document["attempt"] = session.attempt
                 document["again"] = session.again
+                document["epoch_over"] = session.epoch_over
                 document["waits_for_consent"] = session.postponed is not None
                 document["expects"] = session.expects()
                 document["replies"] = {
@@ -218,7 +224,7 @@ class ContributorDesk:
                 raise PeerViolation("a reply was asked for before it is there.")
             if step > 0 and not session.charged:
                 self._still_willing(session)
-                self._closing.charge(session)
+                self._charge(session)
             return outbox.chunk(index)
 
     def sign_off(self, partner: str, job: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,6 +394,15 @@ class ContributorDesk:
         except ConsentStale as error:
             session.again = session.again or error.rule == CHANGED
             raise
+
+    def _charge(self, session: Session) -> None:
+        try:
+            self._closing.charge(session)
+        except EpochOver:
+            session.again = session.epoch_over = True
+            raise ConsentStale(
+                "another query has gone on with that epoch.", rule=CHANGED, advice="Ask again."
+            ) from None
 
     def _is_over(self, partner: str, job: str) -> bool:
         """Whether the partner asks about a job that has ended here, maybe before this node restarted."""

@@ -27,7 +27,11 @@ _EVERYTHING = 1 << 30
 
 
 class BeginAnew(Exception):
-    """Consents changed before anything that depends on data left: the job starts over."""
+    """Consents changed before anything that depends on data left, or an epoch is over: start over."""
+
+    def __init__(self, *, epoch_over: bool = False) -> None:
+        super().__init__()
+        self.epoch_over = epoch_over
 
 
 class Repeated(Exception):
@@ -184,7 +188,7 @@ class Correspondence:
         if state.get("state") == "awaiting_approval":
             raise AwaitingApproval
         if state.get("again") is True and state.get("attempt") == self._attempt:
-            raise BeginAnew
+            raise BeginAnew(epoch_over=state.get("epoch_over") is True)
 
     def _explain(self, error: Misuse) -> NoReturn:
         """A partner that says the job is over there also says why: raise that instead."""

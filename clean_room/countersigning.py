@@ -11,9 +11,12 @@ from clean_room.activations import Activations
 from clean_room.alignments import Alignment, AlignmentStore
 from clean_room.armour import armoured, unarmoured
 from clean_room.conversations import Finished
+from clean_room.epoch_book import EpochBook, Question
 from clean_room.errors import PeerViolation
 from clean_room.history import History
+from clean_room.jobs import Role
 from clean_room.protocols.messages import Seal
+from clean_room.protocols.terms import EpochTerms, RefreshTerms
 from clean_room.receipts import Receipt, receipt_body
 from clean_room.sessions import CHARGED, Session, read_time
 from clean_room.storage import ReceiptRow, Store
@@ -41,6 +44,7 @@ class Countersigning:
         activations: Activations,
         identity: SigningKey,
         history: History,
+        epochs: EpochBook,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -50,12 +54,19 @@ class Countersigning:
         self._activations = activations
         self._identity = identity
         self._history = history
+        self._epochs = epochs
         self._clock = clock
 
     def charge(self, session: Session) -> None:
-        """Before the first byte that depends on the data: note the use, spend the budget. Idempotent."""
+        """Before the first byte that depends on the data: note the use, spend the budget. Idempotent.
+
+        A refresh takes its generation: EpochOver if another has.
+        """
         if session.charged:
             return
+        if isinstance(session.terms, RefreshTerms):
+            question = Question.of(session.asked, Role.CONTRIBUTOR, session.pin.key.to_text())
+            self._epochs.take(question, session.terms.epoch, session.terms.number, session.job)
         if session.given is not None:
             at, transcript = self._clock(), session.transcript
             use = use_of(session.asked.query, session.job, session.given, transcript=transcript, at=at)
@@ -107,6 +118,11 @@ class Countersigning:
         if finished.rows is not None and finished.ids is not None:
             dataset = session.asked.query.partner_dataset
             self._alignments.save(Alignment(session.job, dataset, finished.rows, finished.ids))
+        if finished.epoch is not None and isinstance(session.terms, EpochTerms):
+            terms = session.terms
+            epoch = terms.epoch if isinstance(terms, RefreshTerms) else session.job
+            question = Question.of(session.asked, Role.CONTRIBUTOR, session.pin.key.to_text())
+            self._epochs.keep(question, epoch, terms.generation, session.job, finished.epoch)
         if finished.publisher_ids is not None and session.given is not None:
             query, partner = session.asked.query, session.pin.name
             self._activations.keep_map(session.job, query, partner, session.given, finished.publisher_ids)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clean_room.protocols.terms import MAX_PEOPLE, MeasureTerms, OverlapTerms, ReachTerms, Terms
+from clean_room.protocols.terms import MAX_PEOPLE, EpochTerms, MeasureTerms, OverlapTerms, ReachTerms, Terms
 
 __all__ = ["message_limit", "reply_limit"]
 
@@ -39,7 +39,9 @@ def reply_limit(terms: Terms, analyst: Sequence[int], contributor: Sequence[int]
     if isinstance(terms, ReachTerms):
         return (sum(contributor) + terms.most_dummies) * _POINT + _HEADER
     rows, segments = terms.groups
-    dummies = terms.dummies_per_cell * rows * segments
+    dummies = (
+        terms.epoch_dummies if isinstance(terms, EpochTerms) else terms.dummies_per_cell * rows * segments
+    )
     theirs = sum(contributor) + dummies
     points = (sum(analyst) + dummies) * _SHORT_POINT + theirs * _POINT
     if isinstance(terms, MeasureTerms) and step > 1:

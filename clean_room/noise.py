@@ -7,6 +7,9 @@ noised by truncated discrete Laplace through dummies, sums by discrete Laplace s
 absolute value a clipped row can have. A `reach` shares its ε between the counts of regions and the size of
 the list, and its δ equally.
 
+With epochs (`protocols.epochs`) the noise of all runs is drawn at the full ε for every pair of lifetimes, in
+the first run, which is charged; the count of a run is the sum of those pairs that are running.
+
 On K keys a person counts for more than one: without somebody, a row of the partner's may match another of
 the own by a later key, and a row that shared a phone may take it over. Following what the lack of a row
 changes from key to key shows that at most 1, then 2, then 4 … matches change, 2^K − 1 in all. So the noise
@@ -17,7 +20,7 @@ as group privacy asks for that many changes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,21 +28,27 @@ import numpy.typing as npt
 
 from clean_room.agreements import ColumnOffer
 from clean_room.errors import BoundsExceeded
-from clean_room.protocols.terms import ColumnTerms
+from clean_room.protocols.lifetimes import alive_pairs
+from clean_room.protocols.terms import ColumnTerms, EpochTerms, RefreshTerms, Terms
 from clean_room.rules import Asked
 from privacy.noise import discrete_laplace, half_width_for, truncated_discrete_laplace
 
 __all__ = [
+    "REFRESHES",
     "DrawnNoise",
     "NoisePlan",
     "NoiseSource",
     "fixed_point",
+    "in_epochs",
     "middle",
     "plan",
+    "spent",
     "squares_of",
     "summed_columns",
 ]
 
+REFRESHES = 3
+"""How many refreshes an epoch has: with the first run a weekly figure for a month."""
 _MAX_SCALE = 1e9  # of `privacy.noise`
 
 
@@ -114,6 +123,9 @@ def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
         group = sum(math.exp(step * share) for step in range(changes))
         half = noise.half_width(share, delta / group)
         return NoisePlan(epsilon, delta, share, 0.0, half, patterns=changes, keep=keep)
+    if in_epochs(asked):
+        half, patterns = noise.half_width(epsilon, delta), alive_pairs(REFRESHES, 0)
+        return NoisePlan(epsilon, delta, epsilon, 0.0, half, patterns=patterns, keep=keep)
     columns = summed_columns(asked)
     share = epsilon / (1 + len(columns))
     if any(column.magnitude > _MAX_SCALE * share for column in columns):
@@ -123,6 +135,22 @@ def plan(asked: Asked, noise: NoiseSource) -> NoisePlan:
         )
     sums = share if columns else 0.0
     return NoisePlan(epsilon, delta, share, sums, noise.half_width(share, delta), keep=keep)
+
+
+def in_epochs(asked: Asked) -> bool:
+    """Whether a query is one that is refreshed: an overlap of one cell, where the agreement has epochs."""
+    query = asked.query
+    plain = query.kind == "overlap" and not query.fallback_keys
+    one_cell = not query.dimensions and not query.partner_dimensions
+    return plain and one_cell and asked.agreement.terms.epoch_days > 0
+
+
+def spent(terms: Terms, agreed: NoisePlan) -> NoisePlan:
+    """The plan for one run of an epoch: a refresh costs nothing, and has the noise of its generation."""
+    if not isinstance(terms, EpochTerms):
+        return agreed
+    agreed = replace(agreed, patterns=alive_pairs(terms.refreshes, terms.generation))
+    return replace(agreed, epsilon=0.0, delta=0.0) if isinstance(terms, RefreshTerms) else agreed
 
 
 def summed_columns(asked: Asked) -> tuple[ColumnTerms, ...]:

@@ -13,15 +13,17 @@ from typing import Any
 from clean_room.agreements import Agreement
 from clean_room.errors import Misuse, PeerViolation
 from clean_room.jobs import Query, Source
-from clean_room.noise import NoisePlan, summed_columns
+from clean_room.noise import REFRESHES, NoisePlan, in_epochs, summed_columns
 from clean_room.protocols.terms import (
     ActivateTerms,
     AlignTerms,
+    EpochTerms,
     EstimateTerms,
     MeasureTerms,
     OverlapTerms,
     PartnerList,
     ReachTerms,
+    RefreshTerms,
     Terms,
     WaterfallTerms,
 )
@@ -80,8 +82,18 @@ def asked_under(query: Query, source: Source, epsilon: float) -> Query:
     )
 
 
-def terms_for(asked: Asked, job: str, plan: NoisePlan, sampler: Sampler | None = None) -> Terms:
-    """The protocol terms of a query that the rules allow; an `estimate` needs its sampler."""
+def terms_for(
+    asked: Asked,
+    job: str,
+    plan: NoisePlan,
+    sampler: Sampler | None = None,
+    refresh: tuple[str, int] | None = None,
+) -> Terms:
+    """The protocol terms of a query that the rules allow; an `estimate` needs its sampler.
+
+    refresh: of a query in epochs, the epoch (the job of its first run) that it goes on with, and the
+    generation; None for a first run.
+    """
     query, agreement = asked.query, asked.agreement
     shared: dict[str, Any] = {
         "job": job,
@@ -123,6 +135,11 @@ def terms_for(asked: Asked, job: str, plan: NoisePlan, sampler: Sampler | None =
     if query.fallback_keys:
         shared["dummies"] *= plan.patterns
         return WaterfallTerms(**shared, keys=(query.key, *query.fallback_keys))
+    if in_epochs(asked):
+        shared["refreshes"] = REFRESHES
+        if refresh is None:
+            return EpochTerms(**shared)
+        return RefreshTerms(**shared, epoch=refresh[0], number=refresh[1])
     if query.kind == "overlap":
         return OverlapTerms(**shared)
     if query.kind == "estimate":

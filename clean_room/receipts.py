@@ -19,7 +19,15 @@ from typing import Any
 from clean_room.armour import armoured, unarmoured
 from clean_room.errors import PeerViolation
 from clean_room.protocols.messages import InputCommitment
-from clean_room.protocols.terms import ActivateTerms, OverlapTerms, ReachTerms, Terms, WaterfallTerms
+from clean_room.protocols.terms import (
+    ActivateTerms,
+    EpochTerms,
+    OverlapTerms,
+    ReachTerms,
+    RefreshTerms,
+    Terms,
+    WaterfallTerms,
+)
 from clean_room.questions import read_commitment
 from clean_room.thinning import guarantees, share
 from consent.encoding import canonical_json
@@ -52,6 +60,10 @@ def receipt_body(
         }
         if kind == "measure":
             noise["sums"] = "discrete Laplace by the contributor"
+        if isinstance(terms, EpochTerms):
+            # ε and δ are those of the whole epoch, charged with its first run.
+            began = terms.epoch if isinstance(terms, RefreshTerms) else terms.job
+            noise |= {"epoch": began, "generation": terms.generation, "refreshes": terms.refreshes}
         if isinstance(terms, WaterfallTerms):
             noise |= {"keys": list(terms.keys), "patterns": terms.patterns}
         if terms.keep < 1000:

@@ -24,6 +24,7 @@ from clean_room.collaboration import Collaborations
 from clean_room.contributing import CHANGED, shown
 from clean_room.correspondence import AwaitingApproval, BeginAnew, PartnerSilent
 from clean_room.datasets import Catalogue
+from clean_room.epoch_book import EpochBook
 from clean_room.errors import ConsentStale
 from clean_room.group.pool import BlindingPool
 from clean_room.jobs import Job, JobError, JobState, Stage, concerns
@@ -83,6 +84,7 @@ class AnalystRunner:
         allowance: timedelta,
         approval_window: timedelta,
         repeats: Repeats,
+        epochs: EpochBook,
     ) -> None:
         self._history = repeats.history
         self._store = store
@@ -114,6 +116,7 @@ class AnalystRunner:
                 poll_seconds=poll_seconds,
                 silence=silence,
                 repeats=repeats,
+                epochs=epochs,
             )
             for kind, driver in drivers.items()
         }

@@ -27,6 +27,7 @@ from clean_room.cached_pool import CachingPool
 from clean_room.collaboration import Collaborations
 from clean_room.contributor import ContributorDesk
 from clean_room.datasets import Catalogue
+from clean_room.epoch_book import EpochBook
 from clean_room.errors import TooManyJobs
 from clean_room.foresight import Engine
 from clean_room.group.pool import BlindingPool
@@ -149,6 +150,7 @@ class CleanRoom:
         self._repeats = Repeats(
             History(engine, artefacts / "history", keyring, clock), catalogue, self._store.jobs
         )
+        self._epochs = EpochBook(artefacts / "epochs", keyring, clock=clock)
         self._cancels: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
         self._submitting = threading.Lock()
@@ -176,6 +178,7 @@ class CleanRoom:
             allowance=timedelta(seconds=self.settings.job_seconds),
             approval_window=timedelta(days=self.settings.approval_days),
             repeats=self._repeats,
+            epochs=self._epochs,
         )
         self.contributor = ContributorDesk(
             self._store,
@@ -198,6 +201,7 @@ class CleanRoom:
             approval_window=timedelta(days=self.settings.approval_days),
             accounts=self.accounts,
             repeats=self._repeats,
+            epochs=self._epochs,
         )
         self._previewing = Previewing(
             self._store,
@@ -267,6 +271,7 @@ class CleanRoom:
             return
         self._asked_for_decisions = now
         self._repeats.history.sweep()
+        self._epochs.sweep(self._agreements)
         for job in self._store.jobs.unfinished():
             waits = job.role is Role.ANALYST and job.state is JobState.AWAITING_APPROVAL
             if waits and self._idle(job.id) and self._runner.decided(job):
@@ -440,13 +445,23 @@ class CleanRoom:
         )
 
     def forget(self, identifiers: Sequence[tuple[str, bytes]]) -> None:
-        """People, by kind and canonical identifier, are erased: remove their hashed points at once."""
+        """People, by kind and canonical identifier, are erased: remove their hashed points at once.
+
+        Epochs end: the first run of the next has a fresh key, and them no more.
+        """
+        self._epochs.forget()
         for kind, canonical in identifiers:
             self._points.forget(kind, [canonical])
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────
 
+    def _agreements(self) -> set[str]:
+        """Hashes of the agreements in force."""
+        shown = self.collaborations.show()
+        return {self.collaborations.agreement(c["id"]).hash for c in shown if c["state"] == "agreed"}
+
     def _end_of(self, collaboration: str) -> None:
+        self._epochs.sweep(self._agreements)
         for job in self._store.jobs.unfinished():
             if collaboration in {
                 job.query.collaboration,

@@ -51,7 +51,8 @@ class Session:
     """One attempt at one running job. `lock` guards everything that changes; `working` lets one step of the
     protocol run at a time, as a quick partner answers while this side still prepares its own points.
 
-    `again` says that the analyst must begin anew with the people still allowed; `resuming` that what came
+    `again` says that the analyst must begin anew with the people still allowed, or, with `epoch_over`, with a
+    first run; `resuming` that what came
     before a restart is not worked through yet; `awaited` that a person has still to let the query through.
     """
 
@@ -89,6 +90,7 @@ class Session:
     charged: bool = False
     doubtful: bool = False
     again: bool = False
+    epoch_over: bool = False
     resuming: bool = False
     awaited: bool = False
     approved: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clean_room.conversations import activate, align, estimate, measure, overlap, reach, waterfall
+from clean_room.conversations import activate, align, epoch, estimate, measure, overlap, reach, waterfall
 from clean_room.conversations.workshop import (
     Contribution,
     Finished,
@@ -26,10 +26,12 @@ from clean_room.protocols.messages import Offer
 from clean_room.protocols.terms import (
     ActivateTerms,
     AlignTerms,
+    EpochTerms,
     EstimateTerms,
     MeasureTerms,
     OverlapTerms,
     ReachTerms,
+    RefreshTerms,
     Terms,
     WaterfallTerms,
 )
@@ -49,6 +51,8 @@ __all__ = [
 
 _CONTRIBUTIONS: Mapping[type[Terms], Callable[..., Contribution]] = {
     OverlapTerms: overlap.contribute,
+    EpochTerms: epoch.contribute,
+    RefreshTerms: epoch.contribute,
     EstimateTerms: estimate.contribute,
     MeasureTerms: measure.contribute,
     AlignTerms: align.contribute,
@@ -58,6 +62,8 @@ _CONTRIBUTIONS: Mapping[type[Terms], Callable[..., Contribution]] = {
 }
 _INQUIRIES: Mapping[type[Terms], Callable[..., Inquiry]] = {
     OverlapTerms: overlap.inquire,
+    EpochTerms: epoch.inquire,
+    RefreshTerms: epoch.inquire,
     EstimateTerms: estimate.inquire,
     MeasureTerms: measure.inquire,
     AlignTerms: align.inquire,

@@ -84,7 +84,8 @@ class Kept:
 class Workshop:
     """What every run is done with, on either side.
 
-    `pair_epoch` gives the contributor of an `activate` its key and salt of now (32 bytes each).
+    `pair_epoch` gives the contributor of an `activate` its key and salt of now (32 bytes each); `epoch` what
+    the run before left for this refresh, or raises EpochOver.
     """
 
     pool: BlindingPool = field(repr=False)
@@ -94,6 +95,7 @@ class Workshop:
     progress: Progress = field(repr=False)
     keep: Keep = field(repr=False, default_factory=Kept)
     pair_epoch: Callable[[], bytes] | None = field(repr=False, default=None)
+    epoch: Callable[[], bytes] | None = field(repr=False, default=None)
 
     def arguments(self, given: QueryInput) -> dict[str, Any]:
         """Keyword arguments of a protocol's first step; the scalar is fresh."""
@@ -112,7 +114,7 @@ class Finished:
     """The contributor's computing is over: `replies` still to be fetched, then the seals.
 
     `rows` (places in the file) and `ids` (n, 16) are for `align`; for `activate` `rows` are all that went in
-    and `publisher_ids` uint8 (n, 32) theirs.
+    and `publisher_ids` uint8 (n, 32) theirs. `epoch` is for the next refresh, once this run is signed.
     """
 
     replies: list[bytes] = field(repr=False)
@@ -120,6 +122,7 @@ class Finished:
     rows: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     publisher_ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    epoch: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Outcome:
 
     `counts` int64 (A cells, C cells), noisy; `sums` float64 (A cells, C cells, columns) in the columns'
     units, noisy, for `measure`; `rows` int64 (n,) and `ids` uint8 (n, 16) for `align`;
-    `sample` for `estimate`; `publisher_ids` uint8 (n, 32) for `activate`.
+    `sample` for `estimate`; `publisher_ids` uint8 (n, 32) for `activate`; `epoch` as in `Finished`.
     """
 
     state: SealingState = field(repr=False)
@@ -140,6 +143,7 @@ class Outcome:
     ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     publisher_ids: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     sample: SampleFacts | None = None
+    epoch: bytes | None = field(default=None, repr=False)
 
 
 SALTED = 40 + 32

@@ -21,7 +21,7 @@ Both roles in one process, exact because there are no dummies; in life each runs
 
 from __future__ import annotations
 
-from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums, waterfall
+from clean_room.protocols import activation, alignment, cardinality, circle, epochs, reach, sums, waterfall
 from clean_room.protocols.attestation import Attestation
 from clean_room.protocols.messages import MESSAGES, Message, parse_message
 from clean_room.protocols.states import Role, expected, receive
@@ -29,12 +29,14 @@ from clean_room.protocols.terms import (
     ActivateTerms,
     AlignTerms,
     ColumnTerms,
+    EpochTerms,
     EstimateTerms,
     MeasureTerms,
     OverlapTerms,
     Padding,
     PartnerList,
     ReachTerms,
+    RefreshTerms,
     Terms,
     WaterfallTerms,
     parse_terms,
@@ -46,6 +48,7 @@ __all__ = [
     "AlignTerms",
     "Attestation",
     "ColumnTerms",
+    "EpochTerms",
     "EstimateTerms",
     "MeasureTerms",
     "Message",
@@ -53,6 +56,7 @@ __all__ = [
     "Padding",
     "PartnerList",
     "ReachTerms",
+    "RefreshTerms",
     "Role",
     "Terms",
     "WaterfallTerms",
@@ -60,6 +64,7 @@ __all__ = [
     "alignment",
     "cardinality",
     "circle",
+    "epochs",
     "expected",
     "parse_message",
     "parse_terms",

@@ -52,6 +52,7 @@ from clean_room.protocols.messages import (
 )
 from clean_room.protocols.terms import (
     MAX_PEOPLE,
+    EpochTerms,
     MeasureTerms,
     OverlapTerms,
     Terms,
@@ -209,7 +210,7 @@ def start(
 
 
 def _check_terms(terms: Terms) -> None:
-    if not isinstance(terms, OverlapTerms) or isinstance(terms, WaterfallTerms):
+    if not isinstance(terms, OverlapTerms) or isinstance(terms, WaterfallTerms | EpochTerms):
         raise Misuse("These terms are for another protocol.", advice=f"They are {terms.PROTOCOL}.")
 
 

@@ -16,13 +16,15 @@ from enum import StrEnum
 from typing import Any
 
 from clean_room.errors import IllegalStep, PeerViolation
-from clean_room.protocols import activation, alignment, cardinality, circle, reach, sums, waterfall
+from clean_room.protocols import activation, alignment, cardinality, circle, epochs, reach, sums, waterfall
 from clean_room.protocols.messages import (
     Accept,
     AlignedRows,
     AlignPoints,
+    AnalystChange,
     AnalystPoints,
     AnalystRows,
+    ContributorChange,
     ContributorPoints,
     ContributorRows,
     DecryptedSums,
@@ -76,6 +78,8 @@ _Accepted, _Returned = _c.ContributorAccepted, _c.ContributorReturned
 _Offered, _Answered = _s.ContributorOffered, _s.ContributorAnswered
 _w = waterfall
 _Rows, _RowsBack = _w.WaterfallAccepted, _w.WaterfallReturned
+_e = epochs
+_InEpoch, _Changed = _e.EpochAccepted, _e.EpochReturned
 _Paired, _Activated = _p.ActivateAccepted, _p.ActivateReturned
 _l, _r = circle, reach
 _Passing, _Back = _r.ReachPassing, _r.ReachReturned
@@ -92,6 +96,11 @@ TABLE: tuple[Step, ...] = (
     Step(_C, _Rows, AnalystRows, _Rows.returned, _RowsBack, ContributorRows),
     Step(_A, _w.WaterfallSent, ContributorRows, _w.WaterfallSent.joined, _w.WaterfallJoined, None),
     Step(_C, _RowsBack, Seal, _RowsBack.sealed, _c.ContributorDone, Seal),
+    # overlap in an epoch
+    Step(_A, _e.EpochOffered, Accept, _e.EpochOffered.accepted, _e.EpochSent, AnalystChange),
+    Step(_C, _InEpoch, AnalystChange, _InEpoch.returned, _Changed, ContributorChange),
+    Step(_A, _e.EpochSent, ContributorChange, _e.EpochSent.joined, _e.EpochJoined, None),
+    Step(_C, _Changed, Seal, _Changed.sealed, _c.ContributorDone, Seal),
     # measure
     Step(_A, _c.AnalystJoined, ValueColumns, _s.ask, _s.AnalystAsked, MaskedSums),
     Step(_C, _Offered, MaskedSums, _Offered.masked, _Answered, DecryptedSums),
@@ -121,6 +130,7 @@ TABLE: tuple[Step, ...] = (
 MOVES: tuple[Move, ...] = (
     Move(_A, _c.AnalystJoined, _c.AnalystJoined.seal, _c.AnalystSealing, Seal),
     Move(_A, _w.WaterfallJoined, _w.WaterfallJoined.seal, _c.AnalystSealing, Seal),
+    Move(_A, _e.EpochJoined, _e.EpochJoined.seal, _c.AnalystSealing, Seal),
     Move(_C, _Returned, _s.offer_values, _Offered, ValueColumns),
     Move(_A, _s.AnalystMeasured, _s.AnalystMeasured.seal, _c.AnalystSealing, Seal),
     Move(_A, _a.AnalystAligned, _a.AnalystAligned.seal, _c.AnalystSealing, Seal),

@@ -23,12 +23,14 @@ __all__ = [
     "ActivateTerms",
     "AlignTerms",
     "ColumnTerms",
+    "EpochTerms",
     "EstimateTerms",
     "MeasureTerms",
     "OverlapTerms",
     "Padding",
     "PartnerList",
     "ReachTerms",
+    "RefreshTerms",
     "Terms",
     "WaterfallTerms",
     "parse_terms",
@@ -40,6 +42,7 @@ MAX_SEGMENTS = 256
 MAX_CELLS = 4096
 MAX_COLUMNS = 16
 MAX_KEYS = 3
+MAX_REFRESHES = 4
 MAX_DUMMIES = 100_000
 MAX_TOTAL_DUMMIES = 4_000_000
 MAX_PEOPLE = 1 << 27
@@ -217,6 +220,66 @@ class WaterfallTerms(OverlapTerms):
     def patterns(self) -> int:
         """How many sets of keys a dummy row can match on."""
         return (1 << len(self.keys)) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochTerms(OverlapTerms):
+    """The first run of an epoch: an `overlap` of one cell that `refreshes` runs may follow under its keys.
+
+    `dummies` is D for every pair of lifetimes (protocols.lifetimes, protocols.epochs): the noise of the whole
+    epoch. `epsilon` and `delta` are for all of its runs taken together.
+    """
+
+    PROTOCOL: ClassVar[str] = "epoch/1"
+
+    refreshes: int = 3
+
+    def __post_init__(self) -> None:
+        super(EpochTerms, self).__post_init__()
+        _whole("refreshes", self.refreshes, 1, MAX_REFRESHES)
+        if self.groups != (1, 1):
+            raise Misuse("An epoch has one cell.")
+        if self.epoch_dummies > MAX_TOTAL_DUMMIES:
+            raise Misuse(
+                f"The terms need more than {MAX_TOTAL_DUMMIES} dummies.",
+                advice="Ask with a larger epsilon.",
+                code="too_many_dummies",
+            )
+
+    @property
+    def generation(self) -> int:
+        """Which run of the epoch it is; the first is 0."""
+        return 0
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of lifetimes an epoch has."""
+        return ((self.refreshes + 1) * (self.refreshes + 2) // 2) ** 2
+
+    @property
+    def epoch_dummies(self) -> int:
+        """All dummies of the epoch, in each of the two lists."""
+        return self.dummies * self.pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshTerms(EpochTerms):
+    """A later run of the epoch that the job `epoch` began: the same question, of the people of now."""
+
+    PROTOCOL: ClassVar[str] = "refresh/1"
+
+    epoch: str
+    number: int
+
+    def __post_init__(self) -> None:
+        super(RefreshTerms, self).__post_init__()
+        _text("epoch", self.epoch)
+        _whole("number", self.number, 1, self.refreshes)
+
+    @property
+    def generation(self) -> int:
+        """`number`."""
+        return self.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,6 +486,8 @@ _TYPES: dict[str, type[Terms]] = {
     for t in (
         OverlapTerms,
         WaterfallTerms,
+        EpochTerms,
+        RefreshTerms,
         EstimateTerms,
         MeasureTerms,
         AlignTerms,

@@ -13,6 +13,8 @@
     PairPoints          C → A   (activate) A's points encrypted again, reshuffled; and C's own keys
     AnalystRows         A → C   (waterfall) A's rows, one list a key and segment, rows kept together
     ContributorRows     C → A   (waterfall) those ^y, reshuffled as rows; and C's rows; dummies in both
+    AnalystChange       A → C   (epoch) what goes of A's earlier points, and H(a)^x of who comes
+    ContributorChange   C → A   (epoch) the same of both lists that A joins; dummies in all of it
     ReachSizes          A → C   (reach) how long everybody's list is
     ReachOwn            C → A   (reach) its noisy size; C's header point and list, blinded once
     ReachList           both    (reach) somebody's list before C has blinded it, and after
@@ -27,6 +29,7 @@ from __future__ import annotations
 from clean_room.errors import PeerViolation
 from clean_room.group.points import Buffer
 from clean_room.protocols.messages.base import START, Message, chain, chained
+from clean_room.protocols.messages.epochs import AnalystChange, ContributorChange
 from clean_room.protocols.messages.opening import SIGNATURE, Accept, InputCommitment, Offer, Seal
 from clean_room.protocols.messages.pair import PairPoints, PairSalt
 from clean_room.protocols.messages.points import (
@@ -48,8 +51,10 @@ __all__ = [
     "Accept",
     "AlignPoints",
     "AlignedRows",
+    "AnalystChange",
     "AnalystPoints",
     "AnalystRows",
+    "ContributorChange",
     "ContributorPoints",
     "ContributorRows",
     "DecryptedSums",
@@ -75,6 +80,7 @@ MESSAGES: dict[int, type[Message]] = {
         Offer, Accept, AnalystPoints, ContributorPoints, ValueColumns,
         MaskedSums, DecryptedSums, AlignPoints, AlignedRows, Seal, PairSalt, PairPoints,
         ReachSizes, ReachOwn, ReachList, AnalystRows, ContributorRows,
+        AnalystChange, ContributorChange,
     )
 }  # fmt: skip
 

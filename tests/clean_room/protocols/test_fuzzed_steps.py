@@ -28,16 +28,19 @@ from clean_room.protocols import (
     ActivateTerms,
     AlignTerms,
     ColumnTerms,
+    EpochTerms,
     MeasureTerms,
     OverlapTerms,
     Padding,
     PartnerList,
     ReachTerms,
+    RefreshTerms,
     WaterfallTerms,
     activation,
     alignment,
     cardinality,
     circle,
+    epochs,
     parse_message,
     reach,
     receive,
@@ -57,6 +60,15 @@ FITTING = {
     ("ValueColumns", "ciphertexts", "another's"),
     # Compared with the analyst's own results and used for nothing else: what is no point equals none.
     *(("PairPoints", "returned", f"bad point {bad}") for bad in ("0000", "0100", "ecff", "edff", "ffff")),
+    # Which of the points that are there go is the sender's to say.
+    *(
+        (kind, name, "another's")
+        for kind, name in (
+            ("AnalystChange", "gone"),
+            ("ContributorChange", "returned_gone"),
+            ("ContributorChange", "own_gone"),
+        )
+    ),
     # Every point of the curve is the base point under some key.
     *(
         (kind, "header", label)
@@ -259,9 +271,36 @@ def _answered(terms: ReachTerms, own: dict[str, Any], offer: Any) -> Any:
     return reach.answer(offer, terms, column(THEIRS), **own)
 
 
+def refresh(tape: Tape, pool: BlindingPool) -> None:
+    one, two = attestations()
+    shared = _job() | {"padding": Padding(8, 4), "refreshes": 2, "dummies": 2}
+    first = EpochTerms(**shared)
+    runs = (first, MINE, THEIRS), (RefreshTerms(**shared, epoch="e", number=1), MINE[1:], [*THEIRS, "a"])
+    held: Any = None
+    kept: Any = None
+    for terms, mine, theirs in runs:
+        part = Tape("cold") if terms is first else tape
+        own: dict[str, Any] = {"random": os.urandom, "pool": pool, "scalar": new_scalar(os.urandom)}
+        a, offer = epochs.start(terms, [column(mine)], held=held, attestation=one, **own)
+        own |= {"scalar": new_scalar(os.urandom), "attestation": two, "held": kept}
+        own |= {"matching": np.full(terms.pairs, 1) if terms is first else None}
+        c, accept = part.call(None, offer, partial(_begun, terms, column(theirs), own))  # type: ignore[arg-type]
+        a, change = part.take(a, accept)
+        c, reply = part.take(c, change)
+        a, none = part.take(a, reply)
+        assert none is None
+        assert a.counts.tolist() == [[2]]
+        held, kept = a.held, c.held
+    _seal(tape, a, c)
+
+
+def _begun(terms: EpochTerms, people: Any, own: dict[str, Any], offer: Any) -> Any:
+    return epochs.answer(offer, terms, [people], **own)
+
+
 RUNS: dict[str, Callable[[Tape, BlindingPool], None]] = {
     "overlap": overlap, "measure": measure, "align": align, "activate": activate, "reach": ring,
-    "waterfall": several_keys,
+    "waterfall": several_keys, "refresh": refresh,
 }  # fmt: skip
 
 
