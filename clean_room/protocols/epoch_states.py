@@ -122,13 +122,14 @@ class AnalystEpoch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ContributorEpoch:
-    """C's: the scalar y, the key of the people's hashes, X, the seed of the dummies and k of every pair of
+    """C's: the scalar y, the key of the people's hashes, X, the seed of the dummies, D and k of every pair of
     lifetimes; own list, and what A sent with where it was returned."""
 
     scalar: bytes = field(repr=False)
     key: bytes = field(repr=False)
     partner: bytes = field(repr=False)
     seed: bytes = field(repr=False)
+    dummies_per_pair: int
     matching: npt.NDArray[np.int64] = field(repr=False)
     own: tuple[Group, ...] = field(default=(), repr=False)
     sent: tuple[Listed, ...] = field(default=(), repr=False)
@@ -179,6 +180,7 @@ class ContributorEpoch:
             "partner": _bytes(self.partner),
             "seed": _bytes(self.seed),
             "matching": self.matching,
+            "dummies": np.array([self.dummies_per_pair], dtype=np.int64),
         }
         return _packed(head, own=self.own, sent=self.sent)
 
@@ -191,6 +193,7 @@ class ContributorEpoch:
             key=head["key"].tobytes(),
             partner=head["partner"].tobytes(),
             seed=head["seed"].tobytes(),
+            dummies_per_pair=int(head["dummies"][0]),
             matching=head["matching"].astype(np.int64),
             **lists,
         )

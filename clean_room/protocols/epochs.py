@@ -290,11 +290,13 @@ def answer(
             raise Misuse("The noise must be one whole number for every pair of lifetimes.")
         if (k < 0).any() or (k > terms.dummies).any():
             raise Misuse("The noise of a pair must lie between 0 and its number of dummies.")
-        epoch = ContributorEpoch(scalar, random(16), offer.key, random(32), k.astype(np.int64))
+        epoch = ContributorEpoch(scalar, random(16), offer.key, random(32), terms.dummies, k.astype(np.int64))
     elif matching is not None:
         raise Misuse("The noise of an epoch is drawn in its first run.")
     else:
         epoch = held
+        if (epoch.dummies_per_pair, len(epoch.matching)) != (terms.dummies, terms.pairs):
+            raise EpochOver("The epoch was begun with other noise.")
         if offer.key != epoch.partner:
             raise PeerViolation("A refresh was offered under another key.")
     side = EpochSide(terms, tuple(segments), epoch.scalar, random, pool, attestation)
