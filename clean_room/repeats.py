@@ -14,6 +14,8 @@ it has.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clean_room.datasets import Catalogue, Dataset
 from clean_room.history import COMPARED, History, Prepared, Question, Seen, question_digest
 from clean_room.inputs import QueryInput
@@ -70,11 +72,11 @@ class Repeats:
         seen = self.history.admit(prepared, repeats=repeats)
         if seen is None or prepared.question.role is Role.CONTRIBUTOR:
             return seen
-        if seen.settled:
-            return seen if self.answered(seen.job) is not None else None
         earlier = self._job(seen.job)
         if earlier is not None and not earlier.over:
-            return seen
+            return replace(seen, settled=False)  # its answer is about to be there
+        if seen.settled:
+            return seen if self.answered(seen.job) is not None else None
         self.history.forget(seen.job)  # it ended without an answer
         return self.admit(prepared)
 
