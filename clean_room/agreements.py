@@ -92,7 +92,7 @@ class Document:
 
 
 def _stated(document: dict[str, Any]) -> dict[str, Any]:
-    """Without a lease that was never stated: terms signed before there were leases keep their hash."""
+    """Without a lease that was never stated, which reads back as none."""
     terms = document.get("terms", document)
     if terms.get("lease_seconds", 0) is None:
         del terms["lease_seconds"]

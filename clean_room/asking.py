@@ -7,7 +7,6 @@ opted out by then is not in the result, because the job begins anew without them
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,7 @@ from clean_room.protocols.lifetimes import EpochOver
 from clean_room.protocols.messages import Offer, Seal, chained
 from clean_room.protocols.terms import EpochTerms, RefreshTerms, Terms
 from clean_room.questions import asked_of, read_commitment, terms_for
-from clean_room.receipts import Receipt, receipt_body
+from clean_room.receipts import Receipt, output_hash, receipt_body
 from clean_room.repeats import Repeats
 from clean_room.results import released
 from clean_room.rules import AGREED, Asked, MinimumInput
@@ -437,8 +436,7 @@ class Asking:
                 transcript=outcome.state.transcript,
                 at=self._clock(),
             )
-            output_hash = hashlib.sha256(canonical_json(result)).hexdigest()
-            return canonical_json(Receipt.by_analyst(body, output_hash, self._identity).document())
+            return canonical_json(Receipt.by_analyst(body, output_hash(result), self._identity).document())
 
         return Receipt.from_document(parse_json(attempt.part("receipt", made), limit=_MOST_RECEIPT))
 

@@ -42,6 +42,16 @@ class DifferencingRisk(Refused):
 
     code = "differencing_risk"
 
+    def __init__(self, job: str) -> None:
+        super().__init__(
+            "this question and an earlier one of this month are about almost the same people: both "
+            "answers together would say something of the few in whom they differ.",
+            rule="differencing_risk",
+            advice=f"The answer of job {job} stands. Ask about a group that is clearly larger "
+            "or smaller, or wait for next month.",
+        )
+        self.job = job
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -222,13 +232,7 @@ class History:
                 continue
             before = self._load(kept)
             if before is None or too_close(ours, before, minimum):
-                raise DifferencingRisk(
-                    "this question and an earlier one of this month are about almost the same people: both "
-                    "answers together would say something of the few in whom they differ.",
-                    rule="differencing_risk",
-                    advice=f"The answer of job {kept.job} stands. Ask about a group that is clearly larger "
-                    "or smaller, or wait for next month.",
-                )
+                raise DifferencingRisk(kept.job)
 
     def _record(self, prepared: Prepared, earlier: Sequence[_Kept]) -> None:
         question = prepared.question

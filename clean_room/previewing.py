@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -98,8 +97,9 @@ class Previewing:
         except ComityError:
             return None  # away, or of a version that does not tell
         left = answer.get("epsilon_left")
-        plain = isinstance(left, int | float) and not isinstance(left, bool) and left >= 0
-        return float(left) if plain else None  # type: ignore[arg-type]
+        if not isinstance(left, int | float) or isinstance(left, bool) or left < 0:
+            return None
+        return float(left)
 
     def _last(self, query: Query) -> tuple[int | None, float | None]:
         """The partner's size class, and the share that matched, when it was last asked about this list."""
@@ -145,7 +145,8 @@ class Previewing:
             )
             if prepared is None:
                 return [], {}
-            history, met = self._repeats.history, {"allowed": given.size}
+            history = self._repeats.history
+            met: dict[str, Any] = {"allowed": given.size}
             earlier = [
                 part
                 for _, fingerprint in history.earlier(prepared.question)
@@ -154,11 +155,10 @@ class Previewing:
             try:
                 seen = history.foresee(prepared)
             except DifferencingRisk as risk:
-                named = re.search(r"[0-9a-f]{32}", risk.advice)
-                met |= {"too_close_to": named.group() if named else ""}  # type: ignore[dict-item]
+                met["too_close_to"] = risk.job
                 seen = None
             if seen is not None:
-                met |= {"repeats": seen.job}  # type: ignore[dict-item]
+                met["repeats"] = seen.job
                 return earlier, met
             columns = document["cells"] // max(1, prepared.fingerprint.groups)
             proposed = [

@@ -40,7 +40,7 @@ from clean_room.panel import check_agreed
 from clean_room.point_cache import PointCache
 from clean_room.preview import preview
 from clean_room.previewing import Previewing
-from clean_room.receipts import verify
+from clean_room.receipts import check_receipt
 from clean_room.repeats import Repeats
 from clean_room.runner import AnalystRunner
 from clean_room.samples import settled
@@ -408,15 +408,14 @@ class CleanRoom:
         return row.document
 
     def verify_receipt(self, receipt: Mapping[str, Any]) -> bool:
-        """Whether both signatures on a stored receipt hold under the keys of its agreement."""
-        body = receipt["body"]
+        """Whether both signatures on a stored receipt hold, under a version of its agreement."""
+        collaboration = str(receipt["body"]["collaboration"])
         try:
-            keys = self.collaborations.keys(body["collaboration"])
-            analyst, contributor = (keys[body[side]["partner"]] for side in ("analyst", "contributor"))
-            verify(receipt, analyst=analyst, contributor=contributor)
-        except (ComityError, KeyError):
+            keys = self.collaborations.keys(collaboration)
+            agreements = [version.hash for version in self.collaborations.versions(collaboration)]
+        except ComityError:
             return False
-        return True
+        return check_receipt(receipt, keys=keys, agreements=agreements).holds
 
     def budgets(self, lineage: str | None = None) -> list[BudgetStatus]:
         """What partners have spent of this node's datasets."""
